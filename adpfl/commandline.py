@@ -1,0 +1,36 @@
+"""What the three commands share: one line for an error, the right exit code, a traceback only with --debug."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from adpfl.errors import AdpflError
+
+DEBUG_VARIABLE = "ADPFL_DEBUG"
+
+
+def run_command(app: Callable[[], object]) -> None:
+    """Run a typer application and turn what goes wrong into one line on stderr and an exit code.
+
+    0: done. 1: an operation failed. 2: bad usage or configuration. 130: interrupted. `--debug` anywhere on the command
+    line, or ADPFL_DEBUG=1, adds the traceback.
+    """
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG_VARIABLE] = "1"
+    try:
+        app()
+    except AdpflError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:  # noqa: BLE001 - the last boundary before the person
+        _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug for the traceback)", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exc()
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(exit_code)

@@ -1,0 +1,133 @@
+"""Strict configuration: YAML in, frozen pydantic models out, or one `ConfigError` that says what is wrong.
+
+Unknown keys, duplicate keys, wrong types and contradictions stop the start. There are no class paths, no `eval` and
+no environment interpolation: a configuration file means the same on every machine.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from adpfl.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""A run's, site's or task's name: safe in a file name, a URI and a log line."""
+
+
+class FrozenModel(BaseModel):
+    """Base of every configuration and record: immutable, closed to unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice instead of keeping the last one silently."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is not text; keys must be text", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} stands twice; each key may stand once", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Read one YAML file into a frozen model.
+
+    Args:
+        path: the file; UTF-8.
+        model: the pydantic model that the document must satisfy.
+
+    Raises:
+        ConfigError: the file is absent, unreadable, not YAML, or breaks a rule of `model`. The message is one line:
+            the file, then each key with its value and the rule it breaks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derives from SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "is not valid YAML"
+        raise ConfigError(f"{path}:{place} {problem}") from error
+    return parse(document, model, source=str(path))
+
+
+def parse(document: Any, model: type[Model], *, source: str) -> Model:
+    """Validate an already decoded document; `source` names it in the message.
+
+    Raises:
+        ConfigError: the document breaks a rule of `model`.
+    """
+    if not isinstance(document, dict):
+        found = "nothing" if document is None else f"a {type(document).__name__}"
+        raise ConfigError(f"{source}: holds {found}; must be a mapping of keys to values")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {describe(error, document)}") from error
+
+
+def describe(error: ValidationError, document: Any) -> str:
+    """Put every problem of a validation error into one line: key, value and rule, separated by semicolons."""
+    return "; ".join(_describe_one(problem, document) for problem in error.errors(include_url=False))
+
+
+def _describe_one(problem: Any, document: Any) -> str:
+    key = _key_path(problem["loc"], document)
+    rule = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    match problem["type"]:
+        case "missing":
+            return f"{key} is missing; it is required"
+        case "extra_forbidden":
+            return f"{key} is not a known key"
+        case "value_error" if not problem["loc"] or isinstance(problem["input"], dict):
+            return f"{key}: {rule}" if key else rule
+        case "value_error":
+            return f"{key} is {_short(problem['input'])}; {rule}"
+    for start in ("Input should be ", "String should ", "Value should ", "List should ", "Tuple should "):
+        rule = rule.replace(start, "must be " if start.endswith("be ") else "must ")
+    return f"{key} is {_short(problem['input'])}; {rule}"
+
+
+def _key_path(location: tuple[str | int, ...], document: Any) -> str:
+    """Dotted path as the person wrote it: pydantic's own markers for union members are left out."""
+    parts: list[str] = []
+    here = document
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(here, dict) and part in here:
+            here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif not last:
+            continue  # the tag of a discriminated union is no key of the document
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

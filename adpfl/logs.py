@@ -1,0 +1,29 @@
+"""Structured logs: readable on a terminal, one JSON object a line elsewhere.
+
+A log line names sites, runs, rounds, sizes and digests. It never holds patient data, file contents or key material.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure_logs(*, level: str = "info", service: str, site: str | None = None) -> None:
+    """Send this process's logs to stderr; call once at the start of a command."""
+    console = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(service=service, **({"site": site} if site else {}))
