@@ -1,4 +1,4 @@
-"""What the three commands share: one line for an error, the right exit code, a traceback only with --debug."""
+"""What the commands share: one line for an error, the right exit code, a traceback only with --debug."""
 
 import os
 import sys
@@ -13,8 +13,8 @@ DEBUG_VARIABLE = "ADPFL_DEBUG"
 def run_command(app: Callable[[], object]) -> None:
     """Run a typer application and turn what goes wrong into one line on stderr and an exit code.
 
-    0: done. 1: an operation failed. 2: bad usage or configuration. 130: interrupted. `--debug` anywhere on the command
-    line, or ADPFL_DEBUG=1, adds the traceback.
+    0: done. 1: an operation failed. 2: bad usage or configuration. 130: interrupted. `--debug` anywhere on
+    the command line, or ADPFL_DEBUG=1, adds the traceback.
     """
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
@@ -26,7 +26,7 @@ def run_command(app: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:  # noqa: BLE001 - the last boundary before the person
-        _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug for the traceback)", 1)
+        _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

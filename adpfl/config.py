@@ -1,7 +1,7 @@
 """Strict configuration: YAML in, frozen pydantic models out, or one `ConfigError` that says what is wrong.
 
-Unknown keys, duplicate keys, wrong types and contradictions stop the start. There are no class paths, no `eval` and
-no environment interpolation: a configuration file means the same on every machine.
+Unknown keys, duplicate keys, wrong types and contradictions stop the start. There are no class paths, no
+`eval` and no environment interpolation: a configuration file means the same on every machine.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ class _StrictLoader(yaml.SafeLoader):
 def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} is not text; keys must be text", key_node.start_mark
@@ -56,8 +56,8 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         model: the pydantic model that the document must satisfy.
 
     Raises:
-        ConfigError: the file is absent, unreadable, not YAML, or breaks a rule of `model`. The message is one line:
-            the file, then each key with its value and the rule it breaks.
+        ConfigError: the file is absent, unreadable, not YAML, or breaks a rule of `model`. The message is one
+            line: the file, then each key with its value and the rule it breaks.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -118,14 +118,20 @@ def _key_path(location: tuple[str | int, ...], document: Any) -> str:
     here = document
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(here, dict) and part in here:
-            here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            here = here[part]
-        elif not last:
+        below = _child(here, part)
+        if not last and not isinstance(below, dict | list):
             continue  # the tag of a discriminated union is no key of the document
+        here = below
         parts.append(str(part))
     return ".".join(parts)
+
+
+def _child(here: Any, part: str | int) -> Any:
+    if isinstance(here, dict):
+        return here.get(part)
+    if isinstance(here, list) and isinstance(part, int) and part < len(here):
+        return here[part]
+    return None
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Structured logs: readable on a terminal, one JSON object a line elsewhere.
 
-A log line names sites, runs, rounds, sizes and digests. It never holds patient data, file contents or key material.
+A log line names sites, runs, rounds, sizes and digests. It never holds patient data, file contents or key
+material.
 """
 
 import logging

@@ -1,0 +1,1 @@
+"""On-disk layouts, patient-level splits and synthetic hospitals. Importable without torch."""

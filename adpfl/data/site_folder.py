@@ -1,0 +1,84 @@
+"""Writes a site's share of a data set as a folder of its own, in the layout of ISIC 2017."""
+
+import csv
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from adpfl.data.case import Case
+from adpfl.data.image_pairs import MASK_SUFFIX
+from adpfl.data.isic import PATIENT_COLUMN, SOURCE_COLUMN
+from adpfl.errors import DataError
+
+IMAGES = "ISIC-2017_Training_Data"
+MASKS = "ISIC-2017_Training_Part1_GroundTruth"
+METADATA = "metadata.csv"
+
+
+def write_site_folder(cases: Sequence[Case], folder: Path, *, link: bool = True) -> None:
+    """Write these cases as an ISIC 2017 folder with a `metadata.csv` that keeps patient and source.
+
+    The folder appears whole or not at all.
+
+    Args:
+        cases: with masks; at least one.
+        folder: must not exist, or be empty.
+        link: True makes symbolic links to the original files, False copies them.
+
+    Raises:
+        DataError: there is no case, a case has no mask, the folder is not empty, or writing fails.
+    """
+    if not cases:
+        raise DataError(f"{folder}: there are no cases to write")
+    with staged_folder(folder) as staging:
+        _fill(staging, cases, link=link)
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its name when the block ends well, else vanishes.
+
+    Raises:
+        DataError: `folder` is not empty, or writing fails.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is not empty; remove it or name another")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+        staging.mkdir()
+        try:
+            yield staging
+            staging.replace(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def write_metadata(cases: Sequence[Case], path: Path) -> None:
+    """Write the table that `adpfl.data.isic` reads patients and sources from."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["image_id", PATIENT_COLUMN, SOURCE_COLUMN])
+        table.writerows([case.case, case.patient, case.source or ""] for case in cases)
+
+
+def _fill(folder: Path, cases: Sequence[Case], *, link: bool) -> None:
+    (folder / IMAGES).mkdir()
+    (folder / MASKS).mkdir()
+    for case in cases:
+        if case.mask is None:
+            raise DataError(f"{case.case} has no mask; a site folder needs one for every case")
+        _place(case.image, folder / IMAGES / f"{case.case}{case.image.suffix}", link=link)
+        _place(case.mask, folder / MASKS / f"{case.case}{MASK_SUFFIX}.png", link=link)
+    write_metadata(cases, folder / METADATA)
+
+
+def _place(original: Path, copy: Path, *, link: bool) -> None:
+    if link:
+        copy.symlink_to(original.resolve())
+    else:
+        shutil.copyfile(original, copy)

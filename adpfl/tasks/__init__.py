@@ -1,0 +1,1 @@
+"""Segmentation tasks: what is read, what is learned, what is scored."""
