@@ -1,0 +1,260 @@
+"""The calls that turn per-unit gradients into a noised sum; the rest of the project knows only these.
+
+One logical batch is released once. It may be accumulated from several physical ones:
+
+    for gradients in physical_batches:
+        norms = unit_norms(gradients)
+        counts = clip_accumulate_(total, gradients, norms, clip_norm=C, lattice=lattice)
+    noised_sum = release(total, clip_norm=C, lattice=lattice, law="laplace", key=key, step=step)
+
+`dp_release` is the same for a batch that fits, to the bit. Sums are integers, so the order of the physical
+batches and of the units changes nothing. Gradients are a list of (B, ...) tensors, float32, bfloat16 or
+float16, on one device; a unit's gradient is its row of each tensor, flattened, in list order: D coordinates.
+B may be 0.
+
+Guarantee of one release: over the units' gradients, zero-out neighbours (one unit replaced by zero) differ by
+an integer vector of norm at most A before noise of scale 2^s, for the L2 or L1 norm that was clipped; A and s
+are the lattice's. It holds for a clip norm that does not depend on the data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adpfl.kernels import reference
+from adpfl.kernels.arguments import (
+    check_clip_norm,
+    check_gradients,
+    check_lattice,
+    check_noise,
+    check_norms,
+    check_order,
+    check_percentile,
+    check_total,
+)
+from adpfl.kernels.keystream import KeystreamKey
+from adpfl.kernels.lattice import LatticeScale, Law, NormOrder
+
+
+class ClipCounts(NamedTuple):
+    """What a clip did to its units. Private: no part of a release."""
+
+    clipped: int
+    """Units with a finite norm above the clip norm."""
+    nonfinite: int
+    """Units with a NaN or infinite norm; they contributed zero."""
+
+
+@dataclass(frozen=True)
+class PercentileClip:
+    """The paper's threshold: a percentile of this batch's norms and earlier ones.
+
+    NOT PRIVATE: the released scale shows a unit's norm, so the honest epsilon of such a release is infinite.
+
+    Attributes:
+        percentile: 0 to 100, nearest rank over the finite norms.
+        initial_clip_norm: serves until there is a finite norm.
+        min_clip_norm: the clip norm never falls below it; above 0.
+        earlier_norms: float64 (W,): the window of earlier norms, or None.
+    """
+
+    percentile: float
+    initial_clip_norm: float
+    min_clip_norm: float
+    earlier_norms: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_percentile(self.percentile)
+        check_clip_norm(self.initial_clip_norm, name="initial_clip_norm")
+        check_clip_norm(self.min_clip_norm, name="min_clip_norm")
+        if self.earlier_norms is not None:
+            check_norms(self.earlier_norms)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `dp_release` gives. `noised_sum` and `clip_norm` may leave the site; norms and counts are private.
+
+    Attributes:
+        noised_sum: float32 (D,).
+        clip_norm: C.
+        norms: float64 (B,), the raw norms.
+        counts: what the clip did.
+    """
+
+    noised_sum: Tensor
+    clip_norm: float
+    norms: Tensor
+    counts: ClipCounts
+
+
+def active_backend() -> str:
+    """Name of the implementation behind these calls: `reference`, which is PyTorch and NumPy."""
+    return "reference"
+
+
+@torch.no_grad()
+def unit_norms(gradients: Sequence[Tensor], *, order: NormOrder = 2) -> Tensor:
+    """Norm of each unit's gradient over all tensors together.
+
+    The additions have one fixed order (`adpfl.kernels.reference`), so every backend gives the same bits.
+
+    Args:
+        gradients: per-unit gradients.
+        order: 2 or 1.
+
+    Returns:
+        float64 (B,). NaN or infinite where an entry of the unit is; 0 where D is 0.
+
+    Raises:
+        PrivacyError: an argument breaks its rule.
+    """
+    check_order(order)
+    check_gradients(gradients)
+    return reference.unit_norms(gradients, order=order)
+
+
+def nearest_rank_percentile(norms: Tensor, percentile: float) -> float | None:
+    """The smallest finite norm with at least `percentile` % of the finite norms at or below it.
+
+    The rank is ceil(percentile * n / 100), at least 1, in exact arithmetic on the decimal number as written:
+    7 % of 100 norms is the 7th.
+
+    Args:
+        norms: float64 (n,); NaN and infinite entries are passed over. For a window, concatenate.
+        percentile: 0 to 100.
+
+    Returns:
+        One of the norms, or None where none is finite.
+
+    Raises:
+        PrivacyError: an argument breaks its rule.
+    """
+    check_norms(norms)
+    check_percentile(percentile)
+    finite = norms[torch.isfinite(norms)]
+    if finite.numel() == 0:
+        return None
+    rank = max(1, ceil(Fraction(str(float(percentile))) * finite.numel() / 100))
+    return reference.kth_smallest(finite, rank)
+
+
+@torch.no_grad()
+def clip_accumulate_(
+    total: Tensor, gradients: Sequence[Tensor], norms: Tensor, *, clip_norm: float, lattice: LatticeScale
+) -> ClipCounts:
+    """Clip each unit to norm C, truncate it to the lattice, and add it to `total` in place.
+
+    A unit adds v = trunc(g * f), f = A * (1 - 2^-30) / max(norm, C): its norm is at most A, and its removal
+    changes `total` by exactly v. A zero unit adds zero. A unit with a NaN or infinite norm adds zero and is
+    counted.
+
+    Args:
+        total: int64 (D,), contiguous; zeros before the first call. Written only if every check passes.
+        gradients: per-unit gradients of D coordinates.
+        norms: float64 (B,): `unit_norms` of these very gradients, in the order that is clipped. The bound on
+            v is void for any other numbers.
+        clip_norm: C.
+        lattice: A; over all calls into one total at most 2^61 / A units.
+
+    Returns:
+        How many units were clipped, and how many were not finite.
+
+    Raises:
+        PrivacyError: an argument breaks its rule; `total` is unchanged.
+    """
+    units, dimension = check_gradients(gradients)
+    device = gradients[0].device
+    check_total(total, dimension=dimension, device=device)
+    check_norms(norms, units=units, device=device)
+    check_clip_norm(clip_norm)
+    check_lattice(lattice, units=units)
+    reference.clip_accumulate_(total, gradients, norms, clip_norm=clip_norm, lattice=lattice)
+    finite = torch.isfinite(norms)
+    return ClipCounts(int(((norms > clip_norm) & finite).sum()), int((~finite).sum()))
+
+
+@torch.no_grad()
+def release(
+    total: Tensor, *, clip_norm: float, lattice: LatticeScale, law: Law, key: KeystreamKey, step: int
+) -> Tensor:
+    """Add the noise of (key, step) to the lattice sum and give it back in the gradients' own scale.
+
+    Each coordinate is float32(float64(2 * total + 2y) * (C / (2 A))), 2y the draw of its index: everything
+    after the integer addition is post-processing.
+
+    Args:
+        total: int64 (D,), contiguous; not changed. All zeros (an empty batch) gives pure noise.
+        clip_norm: C, the one the total was clipped to; public with the release.
+        lattice: the one the total was clipped on.
+        law: `laplace`, or `gaussian` at 10 or 20 scale bits.
+        key: the secret key. It serves each step once, in rising order: a second release under the same noise
+            would give away the difference of the sums.
+        step: the step within the key's life, from 0.
+
+    Returns:
+        float32 (D,): the noised SUM over the units.
+
+    Raises:
+        PrivacyError: an argument breaks its rule, the key was wiped, or it has released this step already.
+        KeystreamExhaustedError: the step has more than 32 bits.
+    """
+    check_total(total)
+    check_clip_norm(clip_norm)
+    check_noise(lattice=lattice, law=law, key=key, step=step)
+    key.claim_step(step)
+    return reference.release(total, clip_norm=clip_norm, lattice=lattice, law=law, key=key, step=step)
+
+
+@torch.no_grad()
+def dp_release(
+    gradients: Sequence[Tensor],
+    *,
+    clip_norm: float | PercentileClip,
+    lattice: LatticeScale,
+    law: Law,
+    key: KeystreamKey,
+    step: int,
+    order: NormOrder = 2,
+) -> Release:
+    """Norms, threshold, clip, sum and noise of one whole batch: the three calls in one, to the bit.
+
+    Args:
+        gradients: per-unit gradients.
+        clip_norm: C, or the rule that finds it from the norms (not private).
+        lattice: sensitivity and noise scale.
+        law: the noise.
+        key: the secret key; see `release`.
+        step: the step within the key's life.
+        order: the norm that is clipped, 2 or 1.
+
+    Returns:
+        The noised sum and what the site may learn from the step.
+
+    Raises:
+        PrivacyError: as the three calls; nothing is released and the step is not used up.
+        KeystreamExhaustedError: the step has more than 32 bits.
+    """
+    _, dimension = check_gradients(gradients)
+    if not isinstance(clip_norm, PercentileClip):
+        check_clip_norm(clip_norm)
+    check_noise(lattice=lattice, law=law, key=key, step=step)
+    norms = unit_norms(gradients, order=order)
+    threshold = (
+        _percentile_threshold(clip_norm, norms) if isinstance(clip_norm, PercentileClip) else clip_norm
+    )
+    total = torch.zeros(dimension, dtype=torch.int64, device=gradients[0].device)
+    counts = clip_accumulate_(total, gradients, norms, clip_norm=threshold, lattice=lattice)
+    noised_sum = release(total, clip_norm=threshold, lattice=lattice, law=law, key=key, step=step)
+    return Release(noised_sum=noised_sum, clip_norm=threshold, norms=norms, counts=counts)
+
+
+def _percentile_threshold(rule: PercentileClip, norms: Tensor) -> float:
+    window = norms if rule.earlier_norms is None else torch.cat([rule.earlier_norms.to(norms.device), norms])
+    found = nearest_rank_percentile(window, rule.percentile)
+    return max(rule.min_clip_norm, rule.initial_clip_norm if found is None else found)
