@@ -1,0 +1,103 @@
+"""The records that daemons write beside a run and reports are made from. Formats only; JSON on disk.
+
+The server's record holds what it was allowed to see. A site's record stays at the site: it may hold Dice, thresholds and
+norm quantiles of local data. A report over several sites exists only where one person may read all their folders.
+"""
+
+from typing import Literal
+
+from adpfl.config import FrozenModel, Name
+from adpfl.federated.run_plan import RunPlan
+from adpfl.privacy.guarantee import Guarantee
+GuaranteeRecord = Guarantee
+
+
+class TimelineEvent(FrozenModel):
+    """Something that happened to a run: a start, a restart, a lost site, a late update."""
+
+    at_unix_seconds: float
+    kind: str
+    site: Name | None = None
+    round: int | None = None
+    detail: str = ""
+
+
+class ServerRound(FrozenModel):
+    """One round as the server saw it."""
+
+    round: int
+    opened_unix_seconds: float
+    closed_unix_seconds: float | None
+    sites: tuple[Name, ...]
+    """Whose updates were aggregated."""
+    missing: tuple[Name, ...]
+    base_digest: str
+    result_digest: str | None
+
+
+class ServerRunRecord(FrozenModel):
+    """`run.json` of the server."""
+
+    schema_version: Literal[1] = 1
+    plan: RunPlan
+    plan_digest: str
+    status: Literal["waiting", "running", "finished", "failed"]
+    summary: str
+    """In words: "finished: 40 of 40 rounds; 3 of 3 sites in every round"."""
+    rounds: tuple[ServerRound, ...]
+    training_patients: dict[Name, int]
+    timeline: tuple[TimelineEvent, ...]
+
+
+class StepRecord(FrozenModel):
+    """One local step at one site. Stays at the site."""
+
+    round: int
+    step: int
+    clip_norm: float | None
+    noise_scale: float | None
+    """b, on each coordinate of the sum; None in mode `none`."""
+    norm_quantiles: tuple[float, ...]
+    """Raw per-unit norms at 0, 25, 50, 75 and 100 %; empty when no unit was sampled."""
+    units: int
+    clipped_units: int
+    nonfinite_units: int
+
+
+class PatientScore(FrozenModel):
+    """Held-out scores of one patient, under a case label local to the site (never a name)."""
+
+    case: str
+    structure: str
+    dice: float
+    hd95: float | None
+    """In millimetres, or in pixels where `hd95_unit` says so; None where one mask is empty."""
+    hd95_unit: Literal["mm", "px"] = "px"
+
+
+class EvaluationRecord(FrozenModel):
+    """The global model after a round on this site's held-out patients. Stays at the site."""
+
+    round: int
+    """0 is the initial model."""
+    mean_dice: float
+    scores: tuple[PatientScore, ...]
+
+
+class SiteRunRecord(FrozenModel):
+    """`site.json` of one site for one run. Stays at the site."""
+
+    schema_version: Literal[1] = 1
+    site: Name
+    run: Name
+    plan_digest: str
+    status: Literal["running", "finished", "failed", "refused"]
+    summary: str
+    training_patients: int
+    held_out_patients: int
+    steps: tuple[StepRecord, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    overlays: tuple[str, ...]
+    """PNG files beside this record, each showing image, reference mask and prediction contours of one held-out case."""
+    guarantee: Guarantee
+    timeline: tuple[TimelineEvent, ...]

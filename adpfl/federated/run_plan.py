@@ -1,0 +1,69 @@
+"""The plan of one run: the public document that the operator writes and every site checks before it joins."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from adpfl.config import FrozenModel, Name
+from adpfl.learning.plan import LocalPlan, NetworkPlan
+from adpfl.privacy.plan import PaperPrivacy, PrivacyPlan
+
+
+class CohortPlan(FrozenModel):
+    """Who takes part, how many must answer, and how long a round waits."""
+
+    sites: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
+    quorum: Annotated[int, Field(ge=1)]
+    """Updates without which a round is not aggregated (the k of k-of-n)."""
+    round_deadline_seconds: PositiveFloat = 3600.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CohortPlan":
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites names a site twice; each may stand once")
+        if self.quorum > len(self.sites):
+            raise ValueError(f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}")
+        return self
+
+
+class AggregationPlan(FrozenModel):
+    """How updates become the next global model."""
+
+    strategy: Literal["fedavg"] = "fedavg"
+    weights: Literal["uniform", "patients"] = "uniform"
+    """`patients`: each site counts by its declared, public number of training patients."""
+
+
+class RunPlan(FrozenModel):
+    """One run. Its canonical JSON is what travels; its digest is what a site approves."""
+
+    run: Name
+    task: Name
+    network: NetworkPlan = NetworkPlan()
+    image_size: Annotated[tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)]
+    """Spatial size in pixels or voxels that the task resamples or crops to, e.g. [128, 128]."""
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    local: LocalPlan
+    aggregation: AggregationPlan = AggregationPlan()
+    cohort: CohortPlan
+    privacy: PrivacyPlan
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Governs initialisation and augmentation only; never noise, never sampling."""
+
+    @property
+    def arm(self) -> Literal["fl", "dp-fl", "adp-fl"]:
+        """The paper's name for this run's kind of privacy."""
+        if isinstance(self.privacy, PaperPrivacy):
+            return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
+        return "fl"
+
+    def canonical_json(self) -> bytes:
+        """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes."""
+        document = self.model_dump(mode="json")
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()

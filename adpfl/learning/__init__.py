@@ -1,0 +1,1 @@
+"""Per-unit gradients, local training and networks. Only `plan` is importable without torch."""

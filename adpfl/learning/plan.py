@@ -1,0 +1,27 @@
+"""What a site is told to train, as frozen configuration. Importable without torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from adpfl.config import FrozenModel
+
+
+class NetworkPlan(FrozenModel):
+    """One of the networks that `adpfl.learning.networks` builds from MONAI."""
+
+    architecture: Literal["unet", "segresnet"] = "unet"
+    size: Literal["tiny", "small", "full"] = "tiny"
+
+
+class LocalPlan(FrozenModel):
+    """The local part of a round; momentum, weight decay and the proximal term act after the release."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    fedprox_mu: NonNegativeFloat = 0.0
+    records_per_unit: Annotated[int, Field(ge=1, le=64)] = 1
+    """Images drawn from each patient in a step; their mean loss is what is differentiated."""
+    augment: bool = True

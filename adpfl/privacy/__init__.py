@@ -1,0 +1,4 @@
+"""The privacy engine: what is clipped, what noise is added, and what may be claimed of it.
+
+Importable without gRPC and protobuf.
+"""

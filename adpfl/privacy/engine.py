@@ -1,0 +1,254 @@
+"""The one place where sampling, clipping, threshold and noise meet.
+
+Each of them is a module of its own that knows nothing of the others. What the engine does in a step is what
+`adpfl.privacy.accounting` charges for it; a change here that alters the distribution of a release is a
+change there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt
+from torch import Tensor
+
+from adpfl.config import FrozenModel
+from adpfl.errors import PrivacyError, StateError
+from adpfl.kernels import ops
+from adpfl.kernels.keystream import KeystreamKey
+from adpfl.privacy import sampling
+from adpfl.privacy.clipping import (
+    GradientChunks,
+    UnitSum,
+    clipped_lattice_sum,
+    gradient_norms,
+    unsafe_plain_sum,
+)
+from adpfl.privacy.noise import resolve_noise
+from adpfl.privacy.plan import PaperPrivacy, PrivacyPlan
+from adpfl.privacy.thresholds import ThresholdState, choose_clip_norm, needs_norms_first
+
+
+class EngineState(FrozenModel):
+    """What the engine carries from round to round. JSON-able; private: it holds raw norms and an order."""
+
+    steps_taken: NonNegativeInt = 0
+    """Steps over the life of the run, redone ones not counted; `LedgerStore.reserve` takes it as
+    `first_step`."""
+    unit_count: NonNegativeInt | None = None
+    """Units that `epoch_order` arranges."""
+    epoch_order: tuple[NonNegativeInt, ...] = ()
+    """The current epoch's secret order of all units, under `partition`."""
+    threshold: ThresholdState = ThresholdState()
+
+
+@dataclass(frozen=True)
+class ReleasedStep:
+    """One step's outcome. Only `mean_gradient` and what is computed from it may leave the site."""
+
+    mean_gradient: Tensor
+    """float32 (D,): noised sum over the public divisor q*n."""
+    clip_norm: float | None
+    """C; None in mode `none`."""
+    noise_scale: float | None
+    """b, on each coordinate of the sum; None in mode `none`."""
+    norms: NDArray[np.float64]
+    """Raw norms of the sampled units, (B,)."""
+    units: int
+    clipped: int
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class _Sample:
+    step: int
+    indices: NDArray[np.int64]
+    epoch_order: tuple[int, ...]
+
+
+class PrivacyEngine:
+    """Turns per-unit gradients into noised means, one step at a time, under one secret key.
+
+    Steps count from 0 and rise within the key's life; a step is released once. The key is the caller's:
+    wipe it when the update is sealed.
+    """
+
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        *,
+        unit_count: int,
+        dimension: int,
+        key: KeystreamKey | None,
+        state: EngineState | None = None,
+    ) -> None:
+        """Resolve the plan for this site.
+
+        Args:
+            plan: the run's privacy plan.
+            unit_count: n, the site's units; public.
+            dimension: D, coordinates of one unit's gradient.
+            key: fresh for this round; None only where the plan draws nothing at all (mode `none` with
+                `full`).
+            state: what the previous round's engine left; None at the start of a run.
+
+        Raises:
+            ConfigError: no lattice carries the plan's noise.
+            PrivacyError: a count is not positive, or a needed key is missing.
+            StateError: the state arranges another number of units; start again from None.
+        """
+        for name, value in (("unit_count", unit_count), ("dimension", dimension)):
+            if value < 1:
+                raise PrivacyError(f"{name} is {value}; must be at least 1")
+        if key is None and (plan.mode != "none" or plan.sampling.mode != "full"):
+            raise PrivacyError("key is None; noise and sampling need a secret key")
+        self._state = state or EngineState()
+        if self._state.unit_count not in (None, unit_count):
+            raise StateError(
+                f"unit_count is {unit_count}; must be {self._state.unit_count}, as in the saved engine state"
+            )
+        self._plan = plan
+        self._unit_count = unit_count
+        self._dimension = dimension
+        self._key = key
+        self._divisor = sampling.expected_units(plan.sampling, unit_count)
+        self._noise = resolve_noise(plan, unit_count) if isinstance(plan, PaperPrivacy) else None
+        self._sample: _Sample | None = None
+        self._released = -1
+
+    @property
+    def state(self) -> EngineState:
+        """What the next round's engine needs. Save it together with the sealed update, never earlier."""
+        return self._state
+
+    def sample(self, step: int) -> NDArray[np.int64]:
+        """Indices of the units of this step, ascending. Secret, and so is how many they are; may be none.
+
+        Asking again before the step is released gives the same answer.
+
+        Raises:
+            PrivacyError: the step was released already.
+        """
+        if step <= self._released:
+            raise PrivacyError(f"step is {step}; must be above {self._released}, the last step released")
+        if self._sample is None or self._sample.step != step:
+            self._sample = self._draw(step)
+        return self._sample.indices
+
+    def release(self, step: int, gradients: GradientChunks) -> ReleasedStep:
+        """Clip, sum, noise, divide by q*n.
+
+        Args:
+            step: the step last sampled.
+            gradients: one row for each sampled unit, in chunks; iterated twice where the threshold must
+                rank all norms before the first clip and there is more than one chunk. No chunk at all is an
+                empty sample: pure noise is released, and the step is charged like any other.
+
+        Raises:
+            PrivacyError: the step is not the one last sampled, or the rows are not its units; nothing was
+                released.
+        """
+        if self._sample is None or self._sample.step != step:
+            raise PrivacyError(f"step is {step}; must be the step last sampled, and is released once")
+        sample = self._sample
+        if self._noise is None:
+            unit_sum = unsafe_plain_sum(gradients, dimension=self._dimension)
+            self._require_rows(unit_sum.norms, sample)
+            released, clip_norm, noise_scale = unit_sum.total.float(), None, None
+            threshold_state = self._state.threshold
+        else:
+            unit_sum, clip_norm, threshold_state = self._clip(gradients, sample)
+            released = self._add_noise(unit_sum, clip_norm, step)
+            noise_scale = self._noise.scale(clip_norm)
+        self._released, self._sample = step, None
+        self._state = EngineState(
+            steps_taken=self._state.steps_taken + 1,
+            unit_count=self._unit_count,
+            epoch_order=sample.epoch_order,
+            threshold=threshold_state,
+        )
+        return ReleasedStep(
+            mean_gradient=released / self._divisor,
+            clip_norm=clip_norm,
+            noise_scale=noise_scale,
+            norms=unit_sum.norms,
+            units=len(sample.indices),
+            clipped=unit_sum.clipped,
+            nonfinite=unit_sum.nonfinite,
+        )
+
+    def _draw(self, step: int) -> _Sample:
+        choice = self._plan.sampling
+        if choice.mode == "full":
+            return _Sample(step, np.arange(self._unit_count, dtype=np.int64), ())
+        assert self._key is not None  # checked at construction
+        if choice.mode == "poisson":
+            drawn = sampling.poisson_sample(
+                self._key, step=step, unit_count=self._unit_count, probability=choice.probability
+            )
+            return _Sample(step, drawn, ())
+        position = self._state.steps_taken % sampling.steps_per_epoch(choice)
+        if position == 0:
+            order = sampling.shuffled_order(self._key, step=step, unit_count=self._unit_count)
+        else:
+            order = np.asarray(self._state.epoch_order, dtype=np.int64)
+        return _Sample(
+            step, sampling.partition_batch(choice, order, position=position), tuple(order.tolist())
+        )
+
+    def _clip(self, gradients: GradientChunks, sample: _Sample) -> tuple[UnitSum, float, ThresholdState]:
+        assert isinstance(self._plan, PaperPrivacy)
+        assert self._noise is not None
+        norms = np.zeros(0)
+        chunks = gradients
+        if needs_norms_first(self._plan.threshold):
+            recorded = _RememberedIfSingle(gradients)
+            norms = gradient_norms(recorded)
+            self._require_rows(norms, sample)
+            chunks = recorded.again()
+        clip_norm, threshold_state = choose_clip_norm(self._plan.threshold, norms, self._state.threshold)
+        unit_sum = clipped_lattice_sum(
+            chunks, clip_norm=clip_norm, lattice=self._noise.lattice, dimension=self._dimension
+        )
+        self._require_rows(unit_sum.norms, sample)
+        return unit_sum, clip_norm, threshold_state
+
+    def _add_noise(self, unit_sum: UnitSum, clip_norm: float, step: int) -> Tensor:
+        assert self._noise is not None
+        assert self._key is not None
+        return ops.release(
+            unit_sum.total,
+            clip_norm=clip_norm,
+            lattice=self._noise.lattice,
+            law=self._noise.law,
+            key=self._key,
+            step=step,
+        )
+
+    def _require_rows(self, norms: NDArray[np.float64], sample: _Sample) -> None:
+        """One row a sampled unit: more would count a unit twice, fewer is a second pass that fell short."""
+        if len(norms) != len(sample.indices):
+            raise PrivacyError(
+                f"gradients hold {len(norms)} units; must hold the {len(sample.indices)} sampled ones"
+            )
+
+
+class _RememberedIfSingle:
+    """Chunks kept for a second pass while there is only one: gradients are costly to compute twice."""
+
+    def __init__(self, chunks: GradientChunks) -> None:
+        self._chunks = chunks
+        self._first: Sequence[Tensor] | None = None
+        self._several = False
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        for index, chunk in enumerate(self._chunks):
+            self._first, self._several = (chunk, False) if index == 0 else (None, True)
+            yield chunk
+
+    def again(self) -> GradientChunks:
+        """The same chunks once more."""
+        if self._several:
+            return self._chunks
+        return () if self._first is None else (self._first,)

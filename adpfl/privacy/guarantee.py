@@ -1,0 +1,46 @@
+"""A privacy figure that never stands alone: epsilon with everything needed to read it."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
+
+from adpfl.config import FrozenModel
+
+
+def _json_epsilon(epsilon: float) -> float | str:
+    return "inf" if math.isinf(epsilon) else epsilon
+
+
+Epsilon = Annotated[
+    float, Field(ge=0.0, allow_inf_nan=True), PlainSerializer(_json_epsilon, when_used="json-unless-none")
+]
+"""Infinite where no finite guarantee holds; JSON, which has no infinity, holds the text "inf"."""
+
+IF_FIXED_MEANING = (
+    "what this noise would give had the thresholds been fixed without looking at the data; "
+    "not a guarantee of this run"
+)
+"""Must stand wherever `epsilon_if_fixed` is shown to a person."""
+
+
+class Guarantee(FrozenModel):
+    """(epsilon, delta) of one run at one site, with the conditions under which it holds.
+
+    It reads: replace one unit's contribution by zero throughout the run, and the probability of any set of
+    outcomes O goes from P(O) to P'(O) with P(O) <= exp(epsilon) * P'(O) + delta, and the same in reverse.
+    """
+
+    epsilon: Epsilon
+    epsilon_if_fixed: Epsilon | None
+    """See `IF_FIXED_MEANING`; None where `epsilon` is finite or nothing is noised."""
+    delta: float
+    unit: str
+    neighboring_relation: str
+    sampling: str
+    mechanism: str
+    steps: int
+    accountant: str
+    nominal_epsilon: float | None = None
+    reading: str | None = None
+    caveats: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The site agent: trains on local images, spends the site's own privacy budget, sends noised updates only."""

@@ -1,0 +1,280 @@
+"""The ledger on a real disk: durability, tampering, several processes, bad surroundings."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adpfl.errors import BudgetError, IdentityError, IntegrityError, PrivacyError, StateError
+from adpfl.privacy.ledger import LedgerPolicy, SpendRequest
+from adpfl.privacy.plan import FixedThreshold, PaperPrivacy, Sampling
+from adpfl_client.ledger_store import LedgerStore
+
+NOW = 1_800_000_000.0
+POLICY = LedgerPolicy(epsilon_cap=100.0, delta=1e-5)
+PLAN = PaperPrivacy(
+    mode="paper",
+    nominal_epsilon=1.0,
+    reading="multiplier",
+    threshold=FixedThreshold(method="fixed", clip_norm=1.0),
+    sampling=Sampling(mode="full"),
+)
+REQUEST = SpendRequest(
+    run="first",
+    plan_digest="0" * 64,
+    privacy=PLAN,
+    round_number=1,
+    base_digest="b" * 64,
+    data_set_id="clinic",
+    patients=("ann", "bob"),
+    unit_count=100,
+    dimension=1000,
+    first_step=0,
+    steps=5,
+)
+DIGEST = "d" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LedgerStore]:
+    with LedgerStore.open(tmp_path, NOW) as store:
+        yield store
+
+
+@pytest.fixture
+def spent_state(tmp_path: Path) -> Path:
+    """A closed ledger with two rounds, the first committed."""
+    with LedgerStore.open(tmp_path, NOW) as store:
+        made = store.reserve(REQUEST, POLICY, now=NOW)
+        store.seal(made.id, DIGEST, now=NOW + 1)
+        store.commit(made.id, '{"run":"first"}', now=NOW + 2)
+        store.reserve(replace(REQUEST, round_number=2, first_step=5), POLICY, now=NOW + 3)
+    return tmp_path
+
+
+def edit(state_dir: Path, *statements: str) -> None:
+    with sqlite3.connect(state_dir / "ledger.sqlite") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def test_what_was_spent_is_there_after_reopening(spent_state: Path) -> None:
+    with LedgerStore.open(spent_state, NOW) as store:
+        first, second = store.reservations("first")
+        assert (first.status, first.update_digest, first.receipt_json) == (
+            "committed",
+            DIGEST,
+            '{"run":"first"}',
+        )
+        assert second.status == "reserved"
+        assert store.spent("clinic", delta=1e-5).reservations == 2
+        assert store.reservations("other") == ()
+
+
+def test_a_round_walks_from_reserved_to_committed_and_repeats_change_nothing(store: LedgerStore) -> None:
+    made = store.reserve(REQUEST, POLICY, now=NOW)
+    heads = [store.head()]
+    for _ in range(2):
+        store.seal(made.id, DIGEST, now=NOW)
+        store.commit(made.id, "{}", now=NOW)
+        heads.append(store.head())
+    assert len(heads[0]) == 32
+    assert heads[0] != heads[1] == heads[2]
+    assert store.verify(remembered_head=heads[0]).head == heads[2]
+
+
+def test_a_refused_reservation_leaves_no_trace(store: LedgerStore) -> None:
+    head = store.head()
+    with pytest.raises(BudgetError, match="epsilon_cap"):
+        store.reserve(REQUEST, POLICY.model_copy(update={"epsilon_cap": 0.1}), now=NOW)
+    with pytest.raises(StateError):
+        store.seal("first.1.1", DIGEST, now=NOW)
+    assert store.head() == head
+    assert store.reservations() == ()
+
+
+def test_files_are_private_and_hold_no_patient(spent_state: Path) -> None:
+    for path in spent_state.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert b"ann" not in path.read_bytes()
+    key = (spent_state / "ledger.key").read_bytes()
+    assert key not in (spent_state / "ledger.sqlite").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (
+            ["UPDATE entries SET body = replace(body, '\"steps\":5', '\"steps\":1') WHERE sequence = 4"],
+            "entry 4",
+        ),
+        (["UPDATE entries SET at_millis = at_millis - 1 WHERE sequence = 1"], "entry 1"),
+        (["UPDATE entries SET kind = 'opened' WHERE sequence = 5"], "entry 5"),
+        (["DELETE FROM entries WHERE sequence = 4"], "entry 4 is missing"),
+        (
+            [
+                "UPDATE entries SET sequence = 99 WHERE sequence = 4",
+                "UPDATE entries SET sequence = 4 WHERE sequence = 5",
+                "UPDATE entries SET sequence = 5 WHERE sequence = 99",
+            ],
+            "entry 4",
+        ),
+        (["DELETE FROM entries WHERE sequence > 4"], "cut off its end"),
+        (["DELETE FROM entries"], "cut off its end"),
+        (
+            ["INSERT INTO entries SELECT 8, at_millis, kind, body, mac FROM entries WHERE sequence = 7"],
+            "entry 8",
+        ),
+    ],
+    ids=["edit", "date", "kind", "delete", "reorder", "cut", "empty", "insert"],
+)
+def test_tampering_stops_the_start(spent_state: Path, statements: list[str], message: str) -> None:
+    edit(spent_state, *statements)
+    with pytest.raises(IntegrityError, match=message):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_tampering_under_a_running_agent_stops_the_next_append(spent_state: Path) -> None:
+    with LedgerStore.open(spent_state, NOW) as store:
+        edit(spent_state, "INSERT INTO entries VALUES (8, 0, 'note', '{}', zeroblob(32))")
+        with pytest.raises(IntegrityError, match="entry 8"):
+            store.reserve(REQUEST, POLICY, now=NOW + 4)
+
+
+def test_an_old_copy_put_back_shows(spent_state: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    backup = tmp_path_factory.mktemp("backup") / "ledger.sqlite"
+    shutil.copy(spent_state / "ledger.sqlite", backup)
+    with LedgerStore.open(spent_state, NOW) as store:
+        store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW + 4)
+    shutil.copy(backup, spent_state / "ledger.sqlite")
+    with pytest.raises(IntegrityError, match="old copy was put back"):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_a_whole_folder_put_back_shows_against_the_servers_receipt(
+    spent_state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    backup = tmp_path_factory.mktemp("backup") / "state"
+    shutil.copytree(spent_state, backup)
+    with LedgerStore.open(spent_state, NOW) as store:
+        store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW + 4)
+        receipt_head = store.head()
+    with LedgerStore.open(backup, NOW) as rolled_back, pytest.raises(IntegrityError, match="remembered head"):
+        rolled_back.verify(remembered_head=receipt_head)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("ledger.sqlite", "remembers a ledger"),
+        ("ledger.key", "remembers a ledger"),
+        ("ledger.head", "was removed"),
+    ],
+)
+def test_a_missing_file_is_not_taken_for_a_fresh_start(spent_state: Path, missing: str, message: str) -> None:
+    (spent_state / missing).unlink()
+    with pytest.raises(IntegrityError, match=message):
+        LedgerStore.open(spent_state, NOW)
+
+
+@pytest.mark.parametrize("survivors", [{"ledger.key"}, {"ledger.key", "ledger.sqlite"}])
+def test_a_crash_while_the_ledger_is_made_leaves_one_that_opens(tmp_path: Path, survivors: set[str]) -> None:
+    LedgerStore.open(tmp_path, NOW).close()
+    for path in tmp_path.iterdir():
+        if path.name not in survivors:
+            path.unlink()
+    with LedgerStore.open(tmp_path, NOW) as store:
+        assert store.verify().entries == 1
+    assert (tmp_path / "ledger.head").exists()
+
+
+def test_a_key_that_others_can_read_is_refused(spent_state: Path) -> None:
+    (spent_state / "ledger.key").chmod(0o640)
+    with pytest.raises(IdentityError, match=r"mode 0640; must be .*\(0600\)"):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_a_file_that_is_no_database_is_named(spent_state: Path) -> None:
+    (spent_state / "ledger.sqlite").write_bytes(b"not a database, but as long as one" * 100)
+    with pytest.raises(PrivacyError, match=r"ledger\.sqlite: the ledger cannot be opened"):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_a_full_disk_refuses_the_reservation_and_spends_nothing(store: LedgerStore) -> None:
+    store._connection.execute("PRAGMA max_page_count = 5")
+    crowd = replace(REQUEST, patients=tuple(f"patient {number}" for number in range(5000)))
+    with pytest.raises(BudgetError, match="full; nothing may be released"):
+        store.reserve(crowd, POLICY, now=NOW)
+    assert store.reservations() == ()
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    assert store.reserve(crowd, POLICY, now=NOW).status == "reserved"
+
+
+def test_a_clock_that_ran_backwards_is_refused_until_acknowledged(store: LedgerStore) -> None:
+    store.reserve(REQUEST, POLICY, now=NOW)
+    later = replace(REQUEST, round_number=2, first_step=5)
+    store.reserve(later, POLICY, now=NOW - 299)
+    with pytest.raises(BudgetError, match="clock is 3600 s behind"):
+        store.reserve(replace(later, round_number=3, first_step=10), POLICY, now=NOW - 299 - 3600)
+    store.acknowledge_clock(by="Dr. Ada", reason="time zone was wrong", now=NOW - 299 - 3600)
+    assert (
+        store.reserve(replace(later, round_number=3, first_step=10), POLICY, now=NOW - 3800).status
+        == "reserved"
+    )
+
+
+def test_two_openings_of_one_ledger_see_each_other(tmp_path: Path) -> None:
+    with LedgerStore.open(tmp_path, NOW) as agent, LedgerStore.open(tmp_path, NOW) as command:
+        made = agent.reserve(REQUEST, POLICY, now=NOW)
+        assert command.reservations()[0].id == made.id
+        command.reserve(replace(REQUEST, round_number=2, first_step=5), POLICY, now=NOW)
+        agent.seal(made.id, DIGEST, now=NOW)
+        assert agent.head() == command.head()
+        assert agent.verify().entries == command.verify().entries
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[2], sys.argv[3]]
+from test_ledger_store import REQUEST, POLICY, NOW
+from adpfl_client.ledger_store import LedgerStore
+store = LedgerStore.open(Path(sys.argv[1]), NOW)
+store.reserve(REQUEST, POLICY, now=NOW)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_reservation_outlives_the_process_that_made_it(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(here), str(here.parents[1])]
+    killed = subprocess.run(arguments, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -9
+    with LedgerStore.open(tmp_path, NOW) as store:
+        assert [kept.status for kept in store.reservations()] == ["reserved"]
+        again = store.reserve(REQUEST, POLICY, now=NOW)
+        assert again.attempt == 2
+        assert store.spent("clinic", delta=1e-5).reservations == 2
+
+
+def test_a_crash_between_any_two_writes_never_loses_a_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head is written last: a crash before it leaves more entries than are remembered, which is fine."""
+    with LedgerStore.open(tmp_path, NOW) as store:
+        monkeypatch.setattr(store, "_remember_head", _no_space)
+        with pytest.raises(BudgetError, match="No space left"):
+            store.reserve(REQUEST, POLICY, now=NOW)
+    with LedgerStore.open(tmp_path, NOW) as store:
+        assert [kept.status for kept in store.reservations()] == ["reserved"]
+
+
+def _no_space() -> None:
+    raise OSError(28, "No space left on device")
