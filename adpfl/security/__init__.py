@@ -1,0 +1,1 @@
+"""Who is who: keys, certificates, enrolment bundles and the TLS policy that both daemons share."""

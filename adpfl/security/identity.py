@@ -1,0 +1,257 @@
+"""Loading and checking identities: a key with its certificate, and the authority that both ends trust.
+
+Every check names what is wrong with which certificate: expired, not yet valid, of another authority, without
+a site's name, not of this key. Nothing here reads a clock: the time is an argument.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from adpfl.errors import IdentityError
+from adpfl.security.certificates import SITE_URI_PREFIX, check_site_name, serial_text
+from adpfl.security.private_files import read_private, write_new
+
+_PEM_CERTIFICATE_PROPERTY = "x509_pem_cert"
+"""gRPC's name for the peer's verified leaf certificate in an authentication context."""
+
+
+@dataclass(frozen=True)
+class PeerCertificate:
+    """What a server needs to know of the client certificate behind a call."""
+
+    site: str
+    serial: str
+    """Lower-case hexadecimal, as in the server's table of certificates."""
+    not_after: datetime
+
+
+@dataclass(frozen=True)
+class ServerIdentity:
+    """The server's key and certificate, and the authority that signed them and every site."""
+
+    authority: x509.Certificate
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def consortium(self) -> str:
+        """The consortium's name, as its authority's certificate has it."""
+        return consortium_of(self.authority)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return an ECDSA P-256 signature with SHA-256 over a message, DER."""
+        return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    """A site's key and certificate, the authority it trusts, and the server it dials."""
+
+    site: str
+    authority: x509.Certificate
+    certificate: x509.Certificate
+    server_certificate: x509.Certificate
+    """As received at enrolment: receipts are checked with its key."""
+    address: str
+    """`host:port` of the main port."""
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def consortium(self) -> str:
+        """The consortium's name, as its authority's certificate has it."""
+        return consortium_of(self.authority)
+
+    def check_signature(self, message: bytes, signature: bytes) -> None:
+        """Verify a signature that the server made with `ServerIdentity.sign`.
+
+        Raises:
+            IdentityError: the signature is not the server's over these bytes.
+        """
+        try:
+            public_key(self.server_certificate).verify(signature, message, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature as error:
+            raise IdentityError(
+                "a receipt's signature is not the server's; the receipt proves nothing"
+            ) from error
+
+
+def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a new private key as PKCS#8 PEM that only its owner can read, from the moment the file exists.
+
+    Raises:
+        IdentityError: the file exists already or cannot be written.
+    """
+    write_new(path, key_to_pem(key))
+
+
+def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as unencrypted PKCS#8 PEM: for a 0600 file or the TLS library, nowhere else."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a P-256 private key.
+
+    Raises:
+        IdentityError: the file is absent, readable by others, or holds anything else.
+    """
+    data = read_private(path)
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise IdentityError(f"{path}: holds no usable private key; must be unencrypted PKCS#8 PEM") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityError(f"{path}: holds another kind of key; must be P-256")
+    return key
+
+
+def load_certificate(data: bytes, *, what: str) -> x509.Certificate:
+    """Parse one certificate, PEM or DER; of a PEM chain, the first.
+
+    Args:
+        data: the file's bytes.
+        what: the certificate's name in messages, such as its path.
+
+    Raises:
+        IdentityError: the bytes hold no certificate.
+    """
+    try:
+        if data.lstrip().startswith(b"-----"):
+            return x509.load_pem_x509_certificates(data)[0]
+        return x509.load_der_x509_certificate(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise IdentityError(f"{what}: holds no usable certificate; must be X.509 in PEM or DER") from error
+
+
+def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """Return a certificate's key.
+
+    Raises:
+        IdentityError: it is not P-256.
+    """
+    try:
+        key = certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise IdentityError("certificate holds an unusable key; must be P-256") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityError("certificate holds another kind of key; must be P-256")
+    return key
+
+
+def consortium_of(certificate: x509.Certificate) -> str:
+    """Return the organisation that a certificate's subject names, or an empty text."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(names[0].value) if names else ""
+
+
+def site_of(certificate: x509.Certificate, *, what: str = "certificate") -> str:
+    """Return the one site that a certificate names.
+
+    Raises:
+        IdentityError: it names no site, several, or one that breaks the rule for names.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise IdentityError(f"{what}: names no site (no subject alternative name)") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    sites = [uri.removeprefix(SITE_URI_PREFIX) for uri in uris if uri.startswith(SITE_URI_PREFIX)]
+    if len(sites) != 1 or len(names) != 1:
+        raise IdentityError(
+            f"{what}: names {len(sites)} sites; must name exactly one, as {SITE_URI_PREFIX}<name>"
+        )
+    return check_site_name(sites[0])
+
+
+def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> PeerCertificate:
+    """Return who is calling, from gRPC's authentication context (`context.auth_context()`).
+
+    TLS has verified the certificate when the connection was made; whether it has been revoked or has expired
+    since is for the caller to ask at each call (`serial`, `not_after`).
+
+    Raises:
+        IdentityError: the connection carries no client certificate, or one that names no site.
+    """
+    leaves = auth_context.get(_PEM_CERTIFICATE_PROPERTY, ())
+    if len(leaves) != 1:
+        raise IdentityError("the connection carries no client certificate")
+    certificate = load_certificate(leaves[0], what="client certificate")
+    return PeerCertificate(
+        site_of(certificate, what="client certificate"),
+        serial_text(certificate),
+        certificate.not_valid_after_utc,
+    )
+
+
+def check_valid_at(certificate: x509.Certificate, now: datetime, *, what: str) -> None:
+    """Check a certificate's dates.
+
+    Raises:
+        IdentityError: it has expired or is not yet valid; the message gives both times.
+    """
+    if now > certificate.not_valid_after_utc:
+        raise IdentityError(
+            f"{what}: expired at {time_text(certificate.not_valid_after_utc)}; "
+            f"it is {time_text(now)} by this machine's clock"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise IdentityError(
+            f"{what}: not valid before {time_text(certificate.not_valid_before_utc)}; "
+            f"it is {time_text(now)} by this machine's clock"
+        )
+
+
+def check_authority(authority: x509.Certificate, now: datetime, *, what: str) -> None:
+    """Check that a certificate is a self-signed authority, valid now.
+
+    Raises:
+        IdentityError: it is no authority, is signed by another, has expired or is not yet valid.
+    """
+    try:
+        constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise IdentityError(f"{what}: is no certificate authority") from error
+    if not constraints.ca:
+        raise IdentityError(f"{what}: is no certificate authority")
+    check_issued_by(authority, authority, what=what)
+    check_valid_at(authority, now, what=what)
+
+
+def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, *, what: str) -> None:
+    """Check that an authority's key signed a certificate.
+
+    Raises:
+        IdentityError: another authority signed it.
+    """
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise IdentityError(
+            f"{what}: was not signed by the certificate authority of {consortium_of(authority)!r}; "
+            "it belongs to another consortium"
+        ) from error
+
+
+def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, what: str) -> None:
+    """Check that a certificate is for this private key.
+
+    Raises:
+        IdentityError: it is for another key.
+    """
+    if public_key(certificate) != key.public_key():
+        raise IdentityError(f"{what}: is for another private key")
+
+
+def time_text(moment: datetime) -> str:
+    """Return an aware time as messages show it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,147 @@
+"""The TLS policy of both daemons: 1.3 only, mutual on the main port, pinned to the consortium.
+
+gRPC's Python interface cannot set a lowest TLS version, and by default it accepts 1.2. Its core reads a
+cipher list for TLS 1.2 from the environment when it is loaded (TLS 1.3 suites are not configurable and not
+affected). A list of suites that need an RSA certificate, together with P-256 certificates, leaves no 1.2
+suite that could succeed: only 1.3 remains. Hence `require_tls13` must run before anything imports grpc; every
+credential below refuses to exist otherwise.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from adpfl.errors import StateError
+from adpfl.security.certificates import to_pem
+from adpfl.security.identity import ServerIdentity, SiteIdentity, key_to_pem
+
+if TYPE_CHECKING:
+    import grpc
+    from cryptography import x509
+
+CIPHER_SUITES_VARIABLE: Final = "GRPC_SSL_CIPHER_SUITES"
+RSA_ONLY_CIPHER_SUITES: Final = "ECDHE-RSA-AES128-GCM-SHA256"
+"""A TLS 1.2 suite that our P-256 certificates can never serve."""
+
+MESSAGE_LIMIT_BYTES: Final = 8 * 1024 * 1024
+"""Largest gRPC message either way; a chunk is at most half of it."""
+ENROLLMENT_MESSAGE_LIMIT_BYTES: Final = 64 * 1024
+"""The enrolment port answers strangers: a request there is a token and a small signing request."""
+
+KEEPALIVE_SECONDS: Final = 60
+"""A site pings an idle connection this often, so that firewalls keep it and a dead peer is noticed."""
+KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+MINIMUM_PING_SECONDS: Final = 30
+"""A site that pings more often than this is cut off by the server; half the keepalive leaves room for
+jitter."""
+
+RECONNECT_SECONDS: Final = 30
+"""A site whose server is away tries its connection again at least this often."""
+ENROLLMENT_CONNECTION_SECONDS: Final = 60
+"""Longest life of a connection to the enrolment port; an enrolment takes one call."""
+
+ChannelOptions = tuple[tuple[str, int], ...]
+
+_MESSAGE_LIMITS: ChannelOptions = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+)
+_KEEPALIVE: ChannelOptions = (
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_EXCLUSIVE_PORT: ChannelOptions = (
+    ("grpc.so_reuseport", 0),
+)  # else a second daemon shares the port in silence
+
+SERVER_OPTIONS: Final[ChannelOptions] = (
+    *_MESSAGE_LIMITS,
+    *_KEEPALIVE,
+    *_EXCLUSIVE_PORT,
+    ("grpc.http2.min_ping_interval_without_data_ms", MINIMUM_PING_SECONDS * 1000),
+)
+"""For the server's main port."""
+
+ENROLLMENT_SERVER_OPTIONS: Final[ChannelOptions] = (
+    ("grpc.max_receive_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
+    *_EXCLUSIVE_PORT,
+    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_connection_age_ms", ENROLLMENT_CONNECTION_SECONDS * 1000),
+    ("grpc.max_connection_age_grace_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+)
+"""For the server's enrolment port, where anybody may connect."""
+
+CHANNEL_OPTIONS: Final[ChannelOptions] = (
+    *_MESSAGE_LIMITS,
+    *_KEEPALIVE,
+    ("grpc.max_reconnect_backoff_ms", RECONNECT_SECONDS * 1000),
+)
+"""For a site's channel to the main port."""
+
+ENROLLMENT_CHANNEL_OPTIONS: Final[ChannelOptions] = (
+    ("grpc.max_receive_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
+)
+"""For a site's one call to the enrolment port."""
+
+
+def require_tls13() -> None:
+    """Set the process's TLS policy; call it before anything imports grpc. May be called again.
+
+    Raises:
+        StateError: grpc is loaded already, and was so without the policy.
+    """
+    if os.environ.get(CIPHER_SUITES_VARIABLE) == RSA_ONLY_CIPHER_SUITES:
+        return
+    if "grpc._cython.cygrpc" in sys.modules:
+        raise StateError(
+            "grpc was imported before adpfl.security.tls.require_tls13 was called; "
+            "this process would accept TLS 1.2"
+        )
+    os.environ[CIPHER_SUITES_VARIABLE] = RSA_ONLY_CIPHER_SUITES
+
+
+def server_credentials(identity: ServerIdentity) -> "grpc.ServerCredentials":
+    """Return the main port's credentials: TLS 1.3, and no connection without the consortium's certificate."""
+    credentials: grpc.ServerCredentials = _grpc().ssl_server_credentials(
+        [(key_to_pem(identity.key), to_pem(identity.certificate))],
+        root_certificates=to_pem(identity.authority),
+        require_client_auth=True,
+    )
+    return credentials
+
+
+def enrollment_server_credentials(identity: ServerIdentity) -> "grpc.ServerCredentials":
+    """Return the enrolment port's credentials: TLS 1.3, the server alone proves who it is."""
+    credentials: grpc.ServerCredentials = _grpc().ssl_server_credentials(
+        [(key_to_pem(identity.key), to_pem(identity.certificate))]
+    )
+    return credentials
+
+
+def channel_credentials(identity: SiteIdentity) -> "grpc.ChannelCredentials":
+    """Return a site's credentials for the main port: its certificate, and trust in the consortium alone."""
+    credentials: grpc.ChannelCredentials = _grpc().ssl_channel_credentials(
+        root_certificates=to_pem(identity.authority),
+        private_key=key_to_pem(identity.key),
+        certificate_chain=to_pem(identity.certificate),
+    )
+    return credentials
+
+
+def enrollment_channel_credentials(authority: "x509.Certificate") -> "grpc.ChannelCredentials":
+    """Return credentials for the enrolment port: trust in the bundle's authority, no client certificate."""
+    credentials: grpc.ChannelCredentials = _grpc().ssl_channel_credentials(
+        root_certificates=to_pem(authority)
+    )
+    return credentials
+
+
+def _grpc() -> Any:
+    require_tls13()
+    import grpc  # noqa: PLC0415 - not before the policy stands
+
+    return grpc

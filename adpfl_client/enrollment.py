@@ -1,0 +1,284 @@
+"""Enrolment at a site: make a key that never leaves, have it certified, and keep both.
+
+`<state_dir>/identity/` holds `key.pem`, `certificate.pem`, `ca.pem`, `server.pem`, `federation.json` and the
+signing request. It appears whole, by a rename. Until then the key and the request wait in
+`identity.pending/`, so that after a crash or a lost answer the same command asks again with the same request
+and gets the same certificate.
+"""
+
+import hashlib
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import StringConstraints
+
+from adpfl.config import FrozenModel, Name, parse
+from adpfl.errors import ConfigError, IdentityError
+from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
+from adpfl.security.certificates import create_request, new_key, to_pem
+from adpfl.security.identity import (
+    SiteIdentity,
+    check_authority,
+    check_issued_by,
+    check_key_of,
+    check_valid_at,
+    load_certificate,
+    load_key,
+    save_key,
+    site_of,
+    time_text,
+)
+from adpfl.security.private_files import (
+    new_staging_folder,
+    publish_folder,
+    read_public,
+    replace_file,
+    write_new,
+)
+from adpfl.security.tls import ENROLLMENT_CHANNEL_OPTIONS, enrollment_channel_credentials
+from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+
+IDENTITY_FOLDER = "identity"
+PENDING_FOLDER = "identity.pending"
+REPLACED_FOLDER = "identity.replaced"
+KEY = "key.pem"
+REQUEST = "request.der"
+CERTIFICATE = "certificate.pem"
+AUTHORITY_CERTIFICATE = "ca.pem"
+SERVER_CERTIFICATE = "server.pem"
+FEDERATION = "federation.json"
+PUBLIC_MODE = 0o644
+
+ENROLL_TIMEOUT_SECONDS = 30.0
+
+
+class FederationRecord(FrozenModel):
+    """What `federation.json` says: the consortium that this identity is for and how it came about."""
+
+    consortium: str
+    site: Name
+    address: Address
+    token_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Of the bundle's token: tells a repeated command from a new enrolment."""
+
+
+def enroll_site(
+    bundle_path: Path, state_dir: Path, site: str, *, now: datetime, replace: bool = False
+) -> SiteIdentity:
+    """Enrol this site with the operator's bundle. May be repeated after a crash or a lost answer.
+
+    Args:
+        bundle_path: the operator's bundle.
+        state_dir: the site's folder; made where absent.
+        site: this site's name, which must be the bundle's.
+        now: aware current time.
+        replace: give up an identity that came from another bundle, once the new one is complete.
+
+    Returns:
+        The identity, as stored; the stored one where this very bundle has enrolled the site before.
+
+    Raises:
+        IdentityError: the bundle is unreadable, expired or another site's; the site is enrolled already; the
+            server cannot be reached, is another consortium's, refuses, or answers with an unusable
+            certificate. An existing identity is untouched.
+    """
+    bundle = read_bundle(bundle_path)
+    if bundle.site != site:
+        raise IdentityError(f"{bundle_path}: is for site {bundle.site}; this is {site}")
+    folder = state_dir / IDENTITY_FOLDER
+    if folder.exists():
+        if _is_from(folder, bundle):
+            _remove(folder.with_name(REPLACED_FOLDER))
+            return load_site_identity(state_dir, site, now=now)
+        if not replace:
+            raise IdentityError(
+                f"{folder}: holds an identity from another bundle; nothing was changed "
+                "(add --replace to give it up)"
+            )
+    authority = _trusted_authority(bundle_path, bundle, now)
+    pending = state_dir / PENDING_FOLDER
+    begun = pending.exists() and _is_from(pending, bundle)
+    if not (begun and (pending / CERTIFICATE).exists()):
+        if now >= bundle.expires_at:
+            raise IdentityError(
+                f"{bundle_path}: expired at {time_text(bundle.expires_at)}; "
+                f"it is {time_text(now)} by this machine's clock; ask the operator for a new bundle"
+            )
+        if not begun:
+            _prepare(pending, bundle)
+        certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST))
+        what = f"certificate from {bundle.enroll_address}"
+        _check_own(certificate, pending, authority, site, now, what=what)
+        replace_file(pending / CERTIFICATE, to_pem(certificate), mode=PUBLIC_MODE)
+    identity = _load(pending, site, now)
+    _put_in_place(pending, folder)
+    return identity
+
+
+def load_site_identity(state_dir: Path, site: str, *, now: datetime) -> SiteIdentity:
+    """Load what enrolment stored, checked: this site, one consortium, one key, valid now.
+
+    Raises:
+        IdentityError: the site is not enrolled, or a file is absent, readable by others, expired, or belongs
+            to another site, key or consortium.
+    """
+    folder = state_dir / IDENTITY_FOLDER
+    if not folder.is_dir():
+        state = "enrolment is unfinished" if (state_dir / PENDING_FOLDER).is_dir() else "is absent"
+        raise IdentityError(
+            f"{folder}: {state}; enrol {site} with the operator's bundle: adpfl-client enroll"
+        )
+    return _load(folder, site, now)
+
+
+def _load(folder: Path, site: str, now: datetime) -> SiteIdentity:
+    record = _record(folder)
+    if record.site != site:
+        raise IdentityError(f"{folder}: is the identity of {record.site}; this is {site}")
+    authority = _certificate(folder / AUTHORITY_CERTIFICATE)
+    check_authority(authority, now, what=str(folder / AUTHORITY_CERTIFICATE))
+    server_certificate = _certificate(folder / SERVER_CERTIFICATE)
+    check_issued_by(server_certificate, authority, what=str(folder / SERVER_CERTIFICATE))
+    certificate = _certificate(folder / CERTIFICATE)
+    key = _check_own(certificate, folder, authority, site, now, what=str(folder / CERTIFICATE))
+    return SiteIdentity(
+        site=site,
+        authority=authority,
+        certificate=certificate,
+        server_certificate=server_certificate,
+        address=record.address,
+        key=key,
+    )
+
+
+def _check_own(
+    certificate: x509.Certificate,
+    folder: Path,
+    authority: x509.Certificate,
+    site: str,
+    now: datetime,
+    *,
+    what: str,
+) -> ec.EllipticCurvePrivateKey:
+    """Return the key in `folder` if the certificate is its, this site's, of this authority and valid."""
+    check_issued_by(certificate, authority, what=what)
+    named = site_of(certificate, what=what)
+    if named != site:
+        raise IdentityError(f"{what}: names site {named}; this is {site}")
+    key = load_key(folder / KEY)
+    check_key_of(certificate, key, what=what)
+    check_valid_at(certificate, now, what=what)
+    return key
+
+
+def _trusted_authority(bundle_path: Path, bundle: EnrollmentBundle, now: datetime) -> x509.Certificate:
+    what = f"{bundle_path}: authority_certificate"
+    authority = load_certificate(bundle.authority_certificate.encode(), what=what)
+    check_authority(authority, now, what=what)
+    what = f"{bundle_path}: server_certificate"
+    check_issued_by(load_certificate(bundle.server_certificate.encode(), what=what), authority, what=what)
+    return authority
+
+
+def _prepare(pending: Path, bundle: EnrollmentBundle) -> None:
+    """Make a key and a signing request for this bundle, in place of an attempt with another one.
+
+    They are on disk before the first request leaves: no certificate can arrive for a key that is lost.
+    """
+    _remove(pending)
+    staging = new_staging_folder(pending)
+    key = new_key()
+    save_key(staging / KEY, key)
+    request = create_request(key, bundle.site).public_bytes(serialization.Encoding.DER)
+    write_new(staging / REQUEST, request, mode=PUBLIC_MODE)
+    write_new(staging / AUTHORITY_CERTIFICATE, bundle.authority_certificate.encode(), mode=PUBLIC_MODE)
+    write_new(staging / SERVER_CERTIFICATE, bundle.server_certificate.encode(), mode=PUBLIC_MODE)
+    record = FederationRecord(
+        consortium=bundle.consortium,
+        site=bundle.site,
+        address=bundle.address,
+        token_sha256=_token_digest(bundle),
+    )
+    write_new(staging / FEDERATION, record.model_dump_json(indent=2).encode() + b"\n", mode=PUBLIC_MODE)
+    publish_folder(staging, pending)
+
+
+def _ask_for_certificate(
+    bundle: EnrollmentBundle, authority: x509.Certificate, request: bytes
+) -> x509.Certificate:
+    credentials = enrollment_channel_credentials(authority)
+    message = federation_pb2.EnrollRequest(
+        site=bundle.site, token=bundle.token.get_secret_value(), certificate_signing_request=request
+    )
+    with grpc.secure_channel(bundle.enroll_address, credentials, ENROLLMENT_CHANNEL_OPTIONS) as channel:
+        try:
+            stub = federation_pb2_grpc.EnrollmentStub(channel)  # type: ignore[no-untyped-call]
+            response = stub.Enroll(message, timeout=ENROLL_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            raise IdentityError(_explain(error, bundle)) from error
+    return load_certificate(response.certificate_chain, what=f"answer of {bundle.enroll_address}")
+
+
+def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:
+    """Put a failed call into words that say what to do; gRPC reports a TLS failure as text alone."""
+    where = f"enrolment at {bundle.enroll_address}"
+    details = error.details() or "no details"
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+        return (
+            f"{where}: refused; the bundle's token has ended or was used with another key; "
+            "ask the operator for a new bundle"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return (
+            f"{where}: the server's certificate is expired or not signed by the certificate authority of "
+            f"{bundle.consortium!r}; nothing was sent"
+        )
+    if "Hostname Verification" in details:
+        return f"{where}: the server's certificate is for another address; nothing was sent"
+    return f"{where}: the server cannot be reached or cannot answer: {details} (repeat the command later)"
+
+
+def _put_in_place(pending: Path, folder: Path) -> None:
+    """Make the pending identity the identity; after a crash between the renames, a repeat finishes it."""
+    replaced = folder.with_name(REPLACED_FOLDER)
+    _remove(replaced)
+    if folder.exists():
+        publish_folder(folder, replaced)
+    publish_folder(pending, folder)
+    _remove(replaced)
+
+
+def _is_from(folder: Path, bundle: EnrollmentBundle) -> bool:
+    return _record(folder).token_sha256 == _token_digest(bundle)
+
+
+def _token_digest(bundle: EnrollmentBundle) -> str:
+    return hashlib.sha256(bundle.token.get_secret_value().encode()).hexdigest()
+
+
+def _record(folder: Path) -> FederationRecord:
+    path = folder / FEDERATION
+    try:
+        return parse(json.loads(read_public(path)), FederationRecord, source=str(path))
+    except (ValueError, ConfigError) as error:
+        raise IdentityError(f"{path}: is not the record of an enrolment: {error}") from error
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    return load_certificate(read_public(path), what=str(path))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, where there is one."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise IdentityError(f"{folder}: cannot be removed: {error.strerror or error}") from error

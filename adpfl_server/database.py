@@ -1,0 +1,167 @@
+"""The server's one SQLite database: schema, version, and connections that never lose a commit.
+
+WAL so that readers do not wait, `synchronous=FULL` so that a commit is on disk before it is acknowledged,
+foreign keys so that no row outlives what it speaks of. One file holds everything but bulk bytes; those are
+content-addressed blobs.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adpfl.errors import StateError
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 30.0
+
+_TABLES = (
+    """
+    CREATE TABLE enrollment_tokens (
+        token_sha256 TEXT PRIMARY KEY,
+        site TEXT NOT NULL,
+        issued_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        used_at REAL,
+        request_sha256 TEXT,
+        certificate_pem TEXT
+    ) STRICT
+    """,
+    """
+    CREATE TABLE certificates (
+        serial TEXT PRIMARY KEY,
+        site TEXT NOT NULL,
+        not_after REAL NOT NULL,
+        issued_at REAL NOT NULL,
+        revoked_at REAL,
+        pem TEXT NOT NULL
+    ) STRICT
+    """,
+    # One row a run. `state_json` is the coordinator's whole state, written in each transition's transaction.
+    """
+    CREATE TABLE runs (
+        run TEXT PRIMARY KEY,
+        plan_json TEXT NOT NULL,
+        plan_digest TEXT NOT NULL,
+        state_json TEXT NOT NULL,
+        created_at REAL NOT NULL
+    ) STRICT
+    """,
+    # Manifests of models and offered updates, by digest.
+    """
+    CREATE TABLE objects (
+        digest TEXT PRIMARY KEY,
+        manifest_json BLOB NOT NULL
+    ) STRICT
+    """,
+    # The global models of a run; round 0 is the initial one. The digest outlives the object: a late commit is
+    # still checked against the base model that its round had.
+    """
+    CREATE TABLE run_models (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        PRIMARY KEY (run, round)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE offers (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        site TEXT NOT NULL,
+        update_digest TEXT NOT NULL REFERENCES objects (digest),
+        offered_at REAL NOT NULL,
+        PRIMARY KEY (run, round, site, update_digest)
+    ) STRICT
+    """,
+    # One acknowledged update a (run, round, site), with its receipt's very bytes: a repeat gets them again.
+    """
+    CREATE TABLE commits (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        site TEXT NOT NULL,
+        base_digest TEXT NOT NULL,
+        update_digest TEXT NOT NULL,
+        ledger_head TEXT NOT NULL,
+        receipt_json BLOB NOT NULL,
+        signature BLOB NOT NULL,
+        committed_at REAL NOT NULL,
+        PRIMARY KEY (run, round, site)
+    ) STRICT
+    """,
+    # Closed rounds and the timeline, as the run's record has them.
+    """
+    CREATE TABLE rounds (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        record_json TEXT NOT NULL,
+        PRIMARY KEY (run, round)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE timeline (
+        sequence INTEGER PRIMARY KEY,
+        run TEXT NOT NULL REFERENCES runs (run),
+        event_json TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX timeline_by_run ON timeline (run, sequence)",
+    # Public patient counts, declared once for each task.
+    """
+    CREATE TABLE declarations (
+        site TEXT NOT NULL,
+        task TEXT NOT NULL,
+        training_patients INTEGER NOT NULL,
+        declared_at REAL NOT NULL,
+        PRIMARY KEY (site, task)
+    ) STRICT
+    """,
+)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the database, making file and schema where absent.
+
+    The connection may move between threads but must be used by one at a time. It is in autocommit mode:
+    transactions are explicit, by `transaction`.
+
+    Raises:
+        StateError: the file is no database, or of another schema version.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        with transaction(connection):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                _create(connection)
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise StateError(f"{path}: cannot be opened as the server's database: {error}") from error
+    if version not in (0, SCHEMA_VERSION):
+        connection.close()
+        raise StateError(f"{path}: has schema version {version}; this program reads version {SCHEMA_VERSION}")
+    return connection
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing: commits, durably, when the block ends; rolls back when it raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -1,0 +1,304 @@
+"""Enrolment at the server: one-time tokens, and the call that trades one for a site's certificate.
+
+A token is 256 random bits; the database keeps its SHA-256 alone, so a stolen database enrols nobody. Each
+site has at most one live token. Spending it, recording the certificate and answering are one transaction, and
+the same token with the same signing request gets the same certificate again, so that a lost answer does not
+strand a site.
+
+Strangers may call the enrolment port, so every refusal looks the same from outside; the reason is in the
+server's log.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import structlog
+from pydantic import SecretStr
+
+from adpfl.config import parse
+from adpfl.errors import IdentityError, StateError
+from adpfl.security.bundle import EnrollmentBundle
+from adpfl.security.certificates import (
+    SITE_LIFETIME,
+    CertificateAuthority,
+    check_site_name,
+    issue_site_certificate,
+    public_key_of_request,
+    serial_text,
+    to_pem,
+)
+from adpfl.security.identity import ServerIdentity, time_text
+from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+from adpfl_server.database import transaction
+
+TOKEN_BYTES = 32
+TOKEN_LIFETIME = timedelta(days=7)
+REFUSAL = "enrolment refused; ask the operator for a new bundle"
+"""All that a caller learns, whatever was wrong."""
+
+FAILURE = "enrolment is not possible now; try again later"
+
+MAX_TOKEN_CHARACTERS = 256
+
+
+@dataclass(frozen=True)
+class IssuedToken:
+    """A fresh token; this object is the only place where it exists in the clear."""
+
+    site: str
+    expires_at: datetime
+    token: str = field(repr=False)
+
+
+def issue_token(
+    database: sqlite3.Connection, site: str, *, now: datetime, lifetime: timedelta = TOKEN_LIFETIME
+) -> IssuedToken:
+    """Issue a one-time token for a site; the site's earlier tokens end at once.
+
+    Args:
+        database: the server's, in autocommit mode.
+        site: the only name for which the token will work.
+        now: aware current time.
+        lifetime: how long the token works.
+
+    Raises:
+        IdentityError: the name breaks the rule for site names, or the lifetime is not positive.
+    """
+    check_site_name(site)
+    if lifetime <= timedelta(0):
+        raise IdentityError(f"token lifetime is {lifetime}; must be positive")
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    expires_at = now + lifetime
+    with transaction(database):
+        _end_tokens(database, site, now)
+        database.execute(
+            "INSERT INTO enrollment_tokens (token_sha256, site, issued_at, expires_at) VALUES (?, ?, ?, ?)",
+            (_sha256(token.encode()), site, now.timestamp(), expires_at.timestamp()),
+        )
+    return IssuedToken(site=site, expires_at=expires_at, token=token)
+
+
+def bundle_for(
+    token: IssuedToken, identity: ServerIdentity, *, address: str, enroll_address: str
+) -> EnrollmentBundle:
+    """Put together what a site needs to enrol; `adpfl.security.bundle.write_bundle` makes it a file.
+
+    Args:
+        token: as issued.
+        identity: the server's.
+        address: `host:port` at which sites dial the main port.
+        enroll_address: the same for the enrolment port.
+
+    Raises:
+        ConfigError: an address is not `host:port`.
+    """
+    document = {
+        "consortium": identity.consortium,
+        "site": token.site,
+        "address": address,
+        "enroll_address": enroll_address,
+        "authority_certificate": to_pem(identity.authority).decode(),
+        "server_certificate": to_pem(identity.certificate).decode(),
+        "token": SecretStr(token.token),
+        "expires_at": token.expires_at,
+    }
+    return parse(document, EnrollmentBundle, source="enrolment bundle")
+
+
+def redeem(
+    database: sqlite3.Connection,
+    authority: CertificateAuthority,
+    *,
+    site: str,
+    token: str,
+    request: bytes,
+    now: datetime,
+    lifetime: timedelta = SITE_LIFETIME,
+) -> bytes:
+    """Trade a token and a signing request for a certificate, once.
+
+    Args:
+        database: the server's, in autocommit mode.
+        authority: what signs.
+        site: who the caller says it is.
+        token: as in the bundle.
+        request: PKCS#10, DER.
+        now: aware current time.
+        lifetime: of the certificate.
+
+    Returns:
+        The certificate, PEM. The same bytes for the same token and request.
+
+    Raises:
+        IdentityError: the token is unknown, expired, another site's or used with another request; or the
+            request is unusable (the token then stays unspent). The message is for the server's log, never for
+            the caller.
+    """
+    check_site_name(site)
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise IdentityError(f"token has {len(token)} characters; must be at most {MAX_TOKEN_CHARACTERS}")
+    public_key_of_request(request)
+    request_sha256 = _sha256(request)
+    with transaction(database):
+        row = _live_token(database, site, token, now)
+        if row["used_at"] is not None:
+            return _repeat(row, request_sha256)
+        certificate = issue_site_certificate(authority, request, site, now=now, lifetime=lifetime)
+        pem = to_pem(certificate).decode()
+        database.execute(
+            "UPDATE enrollment_tokens SET used_at = ?, request_sha256 = ?, certificate_pem = ?"
+            " WHERE token_sha256 = ?",
+            (now.timestamp(), request_sha256, pem, row["token_sha256"]),
+        )
+        database.execute(
+            "INSERT INTO certificates (serial, site, not_after, issued_at, pem) VALUES (?, ?, ?, ?, ?)",
+            (
+                serial_text(certificate),
+                site,
+                certificate.not_valid_after_utc.timestamp(),
+                now.timestamp(),
+                pem,
+            ),
+        )
+    return pem.encode()
+
+
+def revoke_site(database: sqlite3.Connection, site: str, *, now: datetime) -> tuple[str, ...]:
+    """Revoke all of a site's certificates and end its tokens.
+
+    Returns:
+        The serials revoked now; empty where there was nothing left to revoke.
+    """
+    check_site_name(site)
+    with transaction(database):
+        _end_tokens(database, site, now)
+        rows = database.execute(
+            "UPDATE certificates SET revoked_at = ? WHERE site = ? AND revoked_at IS NULL RETURNING serial",
+            (now.timestamp(), site),
+        ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
+    """Check at a call that the caller's certificate is one of ours and still stands.
+
+    A certificate that the authority signed but the database does not know (a server restored from an older
+    backup, or a stolen authority key) is refused like a revoked one.
+
+    Raises:
+        IdentityError: unknown or revoked.
+    """
+    row = database.execute("SELECT site, revoked_at FROM certificates WHERE serial = ?", (serial,)).fetchone()
+    if row is None:
+        raise IdentityError(f"certificate {serial} is unknown to this server; enrol the site again")
+    if row["revoked_at"] is not None:
+        raise IdentityError(f"certificate {serial} of {row['site']} has been revoked")
+
+
+class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
+    """The gRPC service on the enrolment port."""
+
+    def __init__(
+        self,
+        authority: CertificateAuthority,
+        *,
+        connect: Callable[[], sqlite3.Connection],
+        clock: Callable[[], datetime],
+        executor: Executor,
+        certificate_lifetime: timedelta = SITE_LIFETIME,
+    ) -> None:
+        """Serve enrolments.
+
+        Args:
+            authority: what signs.
+            connect: opens a connection to the server's database; one is opened and closed for each call.
+            clock: returns the aware current time.
+            executor: bounded; signing and SQLite run there, off the event loop.
+            certificate_lifetime: of the certificates issued.
+        """
+        self._authority = authority
+        self._connect = connect
+        self._clock = clock
+        self._executor = executor
+        self._certificate_lifetime = certificate_lifetime
+        self._log = structlog.get_logger()
+
+    async def Enroll(  # noqa: N802 - the contract's name
+        self, request: federation_pb2.EnrollRequest, context: Any
+    ) -> federation_pb2.EnrollResponse:
+        """Answer one `EnrollRequest`; every refusal is the same PERMISSION_DENIED."""
+        loop = asyncio.get_running_loop()
+        try:
+            pem = await loop.run_in_executor(self._executor, self._redeem, request)
+        except IdentityError as error:
+            self._log.warning("enrolment refused", reason=str(error), peer=context.peer())
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)
+            raise
+        except (sqlite3.Error, StateError):
+            self._log.exception("enrolment failed", peer=context.peer())
+            await context.abort(grpc.StatusCode.UNAVAILABLE, FAILURE)
+            raise
+        self._log.info("site enrolled", site=request.site, peer=context.peer())
+        return federation_pb2.EnrollResponse(certificate_chain=pem)
+
+    def _redeem(self, request: federation_pb2.EnrollRequest) -> bytes:
+        database = self._connect()
+        try:
+            return redeem(
+                database,
+                self._authority,
+                site=request.site,
+                token=request.token,
+                request=request.certificate_signing_request,
+                now=self._clock(),
+                lifetime=self._certificate_lifetime,
+            )
+        finally:
+            database.close()
+
+
+def _live_token(database: sqlite3.Connection, site: str, token: str, now: datetime) -> sqlite3.Row:
+    """Return the row of a token that works for this site now.
+
+    The site selects the row and the digests are compared in constant time, so the time taken does not tell
+    how much of a guess was right.
+    """
+    presented = _sha256(token.encode())
+    found: sqlite3.Row | None = None
+    for row in database.execute("SELECT * FROM enrollment_tokens WHERE site = ?", (site,)):
+        if hmac.compare_digest(row["token_sha256"], presented):
+            found = row
+    if found is None:
+        raise IdentityError(f"the token is not one of {site}'s")
+    if now.timestamp() >= found["expires_at"]:
+        ended = time_text(datetime.fromtimestamp(found["expires_at"], UTC))
+        raise IdentityError(f"{site}'s token ended at {ended}")
+    return found
+
+
+def _repeat(row: sqlite3.Row, request_sha256: str) -> bytes:
+    """Return the certificate that a used token has bought, to the same signing request alone."""
+    if not hmac.compare_digest(row["request_sha256"], request_sha256):
+        raise IdentityError(f"{row['site']}'s token has been used with another signing request")
+    pem: str = row["certificate_pem"]
+    return pem.encode()
+
+
+def _end_tokens(database: sqlite3.Connection, site: str, now: datetime) -> None:
+    database.execute(
+        "UPDATE enrollment_tokens SET expires_at = ? WHERE site = ? AND expires_at > ?",
+        (now.timestamp(), site, now.timestamp()),
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
