@@ -1,0 +1,73 @@
+"""A global model on a site's held-out cases. What is measured here stays at the site."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from adpfl.data.case import Case
+from adpfl.errors import DataError
+from adpfl.federated.records import EvaluationRecord, PatientScore
+from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.initial_model import build_network
+from adpfl.learning.networks import load_into
+from adpfl.tasks.task import Task
+
+OnPrediction = Callable[[str, Case, Tensor], None]
+"""(label, case, predicted mask): the mask is as `Task.write_overlay` takes it."""
+
+
+def case_label(position: int) -> str:
+    """The label of the held-out case at a position of `evaluate`'s cases: local to the site, and no name."""
+    return f"case-{position + 1:03d}"
+
+
+def evaluate(
+    weights: Mapping[str, Tensor],
+    *,
+    plan: RunPlan,
+    task: Task,
+    cases: Sequence[Case],
+    round_number: int,
+    on_prediction: OnPrediction | None = None,
+) -> EvaluationRecord:
+    """Score every structure of every held-out case at the mask's original size.
+
+    Args:
+        weights: the global model, by tensor name.
+        plan: the run's.
+        task: the plan's task.
+        cases: held out, in a fixed order: their labels go by position.
+        round_number: whose result the model is; 0 is the initial model.
+        on_prediction: called with each prediction, for overlays.
+
+    Raises:
+        ModelMismatchError: `weights` is not a set of weights of the plan's network.
+        DataError: there are no cases, or a file cannot be read.
+    """
+    if not cases:
+        raise DataError(f"task {task.name}: no held-out cases; at least one is needed to evaluate")
+    model = build_network(plan, task)
+    load_into(model, weights, source=f"global model of round {round_number}")
+    model.eval()
+    scores: list[PatientScore] = []
+    with torch.inference_mode():
+        for position, case in enumerate(cases):
+            reference = task.reference(case)
+            image = task.load_image(case, plan.image_size)
+            prediction = task.predict(model, image, size=tuple(reference.mask.shape[1:]))
+            label = case_label(position)
+            scores += [
+                PatientScore(
+                    case=label,
+                    structure=score.structure,
+                    dice=score.dice,
+                    hd95=score.hd95,
+                    hd95_unit=task.distance_unit,
+                )
+                for score in task.score(prediction, reference.mask, reference.spacing)
+            ]
+            if on_prediction is not None:
+                on_prediction(label, case, prediction)
+    mean_dice = sum(score.dice for score in scores) / len(scores)
+    return EvaluationRecord(round=round_number, mean_dice=mean_dice, scores=tuple(scores))

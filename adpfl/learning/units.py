@@ -1,0 +1,119 @@
+"""A site's training units and the batches drawn from them.
+
+Which units a step takes is the privacy engine's secret. What is drawn here, the images of a patient and their
+augmentation, follows the run's public seed and depends on nothing but that patient's own data, so it needs no
+secrecy.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adpfl.data.case import Case
+from adpfl.errors import DataError
+from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.per_sample import UnitBatch
+from adpfl.tasks.task import Sample, Task
+
+
+class TrainingUnits:
+    """The units of privacy of one site, in a fixed order: patients, or cases where the unit is the record.
+
+    Args:
+        cases: the training cases; none held out.
+        task: loads and augments them.
+        plan: image size, unit, records per unit, augmentation and seed.
+        cache_bytes: bound on the loaded samples that are kept in memory; the rest are loaded anew each time.
+
+    Raises:
+        DataError: there are no cases.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], *, task: Task, plan: RunPlan, cache_bytes: int = 512 * 2**20
+    ) -> None:
+        if not cases:
+            raise DataError(f"task {task.name}: no training cases; at least one is needed")
+        by_unit: dict[str, list[Case]] = defaultdict(list)
+        for case in sorted(cases, key=lambda case: case.case):
+            by_unit[case.patient if plan.privacy.unit == "patient" else case.case].append(case)
+        self._units = [by_unit[name] for name in sorted(by_unit)]
+        self._task = task
+        self._plan = plan
+        self._records = min(plan.local.records_per_unit, max(len(unit) for unit in self._units))
+        self._cache: dict[str, Sample] = {}
+        self._cache_room = cache_bytes
+
+    def __len__(self) -> int:
+        """Number of units: the public n of sampling and accounting."""
+        return len(self._units)
+
+    @property
+    def records_per_unit(self) -> int:
+        """k: the plan's, or the most that any unit has where that is fewer."""
+        return self._records
+
+    def batch(self, indices: NDArray[np.int64], *, round_number: int, step: int) -> UnitBatch:
+        """Load, draw, augment and pad the given units' records; the same arguments give the same tensors.
+
+        Args:
+            indices: (B,) positions of units in 0 .. len - 1; may be empty.
+            round_number: counts from 1.
+            step: within the round, from 0.
+
+        Raises:
+            DataError: an image or mask cannot be read or has another shape than the plan's.
+        """
+        spatial = self._plan.image_size
+        shape = (len(indices), self._records)
+        images = torch.zeros((*shape, self._task.in_channels, *spatial))
+        masks = torch.zeros((*shape, len(self._task.structures), *spatial), dtype=torch.uint8)
+        present = torch.zeros(shape, dtype=torch.bool)
+        for row, index in enumerate(indices.tolist()):
+            generator = _generator(self._plan.seed, round_number, step, index)
+            for column, case in enumerate(self._draw(index, generator)):
+                sample = self._sample(case)
+                if self._plan.local.augment:
+                    sample = self._task.augment(sample, generator)
+                images[row, column] = sample.image
+                masks[row, column] = sample.mask
+                present[row, column] = True
+        return UnitBatch(images, masks, present)
+
+    def _draw(self, index: int, generator: torch.Generator) -> list[Case]:
+        cases = self._units[index]
+        order = torch.randperm(len(cases), generator=generator)[: self._records]
+        return [cases[position] for position in order.tolist()]
+
+    def _sample(self, case: Case) -> Sample:
+        kept = self._cache.get(case.case)
+        if kept is not None:
+            return kept
+        sample = self._task.load(case, self._plan.image_size)
+        self._check_shapes(case, sample)
+        size = sample.image.nbytes + sample.mask.nbytes
+        if size <= self._cache_room:
+            self._cache[case.case] = sample
+            self._cache_room -= size
+        return sample
+
+    def _check_shapes(self, case: Case, sample: Sample) -> None:
+        spatial = self._plan.image_size
+        for what, tensor, channels in (
+            ("image", sample.image, self._task.in_channels),
+            ("mask", sample.mask, len(self._task.structures)),
+        ):
+            if tuple(tensor.shape) != (channels, *spatial):
+                raise DataError(
+                    f"task {self._task.name}, case {case.case}: {what} has shape {tuple(tensor.shape)}; "
+                    f"must be {(channels, *spatial)}"
+                )
+
+
+def _generator(seed: int, round_number: int, step: int, index: int) -> torch.Generator:
+    """Independent for every (seed, round, step, unit), so that no draw depends on who else was sampled."""
+    state = np.random.SeedSequence((seed, round_number, step, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)

@@ -1,0 +1,249 @@
+"""A round of local training: the order of release and descent, empty samples, broken units, refusals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adpfl.data.case import Case
+from adpfl.errors import ModelMismatchError
+from adpfl.federated.run_plan import RunPlan
+from adpfl.kernels.keystream import KeystreamKey
+from adpfl.learning.initial_model import build_network, model_layout
+from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
+from adpfl.learning.networks import dimension, weights_of
+from adpfl.learning.per_sample import microbatch_gradients
+from adpfl.learning.units import TrainingUnits
+from adpfl.privacy.engine import PrivacyEngine, ReleasedStep
+from adpfl.tasks.task import Task
+
+CaseOf = Callable[[str, str], Case]
+PlanOf = Callable[..., RunPlan]
+
+PERCENTILE = {
+    "mode": "paper",
+    "reading": "multiplier",
+    "threshold": {"method": "percentile", "percentile": 50.0},
+    "sampling": {"mode": "full"},
+}
+POISSON = {
+    "mode": "paper",
+    "reading": "multiplier_mean",
+    "threshold": {"method": "fixed", "clip_norm": 0.5},
+    "sampling": {"mode": "poisson", "probability": 0.001},
+}
+
+
+class ScriptedEngine:
+    """Releases chosen gradients, whatever it is given, and counts the units that it was given."""
+
+    def __init__(self, released: list[Tensor], units: int) -> None:
+        self.released = released
+        self.units = units
+        self.rows: list[int] = []
+
+    def sample(self, step: int) -> np.ndarray:
+        assert step == len(self.rows)
+        return np.arange(self.units, dtype=np.int64)
+
+    def release(self, step: int, gradients: Any) -> ReleasedStep:
+        norms = [torch.cat([t.flatten(1) for t in chunk], dim=1).norm(dim=1) for chunk in gradients]
+        self.rows.append(sum(len(part) for part in norms))
+        return ReleasedStep(
+            mean_gradient=self.released[step],
+            clip_norm=0.5,
+            noise_scale=0.25,
+            norms=torch.cat(norms).double().numpy(),
+            units=self.units,
+            clipped=1,
+            nonfinite=0,
+        )
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
+def base_weights(plan: RunPlan, task: Task) -> dict[str, Tensor]:
+    return weights_of(build_network(plan, task))
+
+
+def real_engine(plan: RunPlan, task: Task, units: TrainingUnits, *, key: int = 0) -> PrivacyEngine:
+    return PrivacyEngine(
+        plan.privacy,
+        unit_count=len(units),
+        dimension=dimension(model_layout(plan, task)),
+        key=KeystreamKey.from_bytes(bytes([key] * 32)),
+    )
+
+
+def train(plan: RunPlan, task: Task, cases: list[Case], **keys: Any) -> LocalUpdate:
+    units = TrainingUnits(cases, task=task, plan=plan)
+    engine = keys.pop("engine", None) or real_engine(plan, task, units)
+    base = keys.pop("base", None) or base_weights(plan, task)
+    return local_update(base, plan=plan, task=task, units=units, engine=engine, **{"round_number": 1, **keys})
+
+
+@pytest.fixture
+def cases(case_of: CaseOf) -> list[Case]:
+    return [case_of(f"case-{index}", f"p{index}") for index in range(5)]
+
+
+def test_plain_training_is_gradient_descent(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of(local={"steps": 1, "learning_rate": 0.25})
+    units = TrainingUnits(cases, task=blob_task, plan=plan)
+    batch = units.batch(np.arange(5), round_number=1, step=0)
+    gradients = microbatch_gradients(build_network(plan, blob_task), batch, blob_task.loss)
+    wanted = -0.25 * torch.cat([tensor.mean(dim=0).flatten() for tensor in gradients])
+    delta = flat(train(plan, blob_task, cases).delta)
+    assert float((delta - wanted).norm()) <= 1e-4 * float(wanted.norm())
+
+
+def test_training_learns(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    for privacy in (None, PERCENTILE):
+        plan = plan_of(local={"steps": 12, "learning_rate": 0.2, "momentum": 0.5}, privacy=privacy)
+        base = base_weights(plan, blob_task)
+        update = train(plan, blob_task, cases)
+        model = build_network(plan, blob_task)
+        batch = TrainingUnits(cases, task=blob_task, plan=plan).batch(np.arange(5), round_number=9, step=0)
+
+        def loss(model: nn.Module = model, batch: Any = batch) -> float:
+            with torch.no_grad():
+                return float(blob_task.loss(model(batch.images[:, 0]), batch.masks[:, 0]))
+
+        before = loss()
+        model.load_state_dict({name: base[name] + update.delta[name] for name in base})
+        assert loss() < 0.9 * before
+
+
+def test_momentum_decay_and_proximal_term_follow_the_release(
+    blob_task: Task, cases: list[Case], plan_of: PlanOf
+) -> None:
+    rate, momentum, decay, mu = 0.1, 0.9, 0.01, 0.5
+    plan = plan_of(
+        local={
+            "steps": 3,
+            "learning_rate": rate,
+            "momentum": momentum,
+            "weight_decay": decay,
+            "fedprox_mu": mu,
+        }
+    )
+    base = flat(base_weights(plan, blob_task))
+    generator = torch.Generator().manual_seed(0)
+    released = [torch.randn(len(base), generator=generator) for _ in range(3)]
+    engine = ScriptedEngine(released, units=5)
+    delta = flat(train(plan, blob_task, cases, engine=engine).delta)
+
+    weights, velocity = base.double(), torch.zeros(len(base), dtype=torch.float64)
+    for gradient in released:
+        velocity = momentum * velocity + gradient + decay * weights + mu * (weights - base)
+        weights = weights - rate * velocity
+    assert torch.allclose(delta.double(), weights - base.double(), rtol=1e-5, atol=1e-5)
+    assert engine.rows == [5, 5, 5]
+
+
+def test_only_released_gradients_move_the_weights(
+    blob_task: Task, cases: list[Case], case_of: CaseOf, plan_of: PlanOf
+) -> None:
+    plan = plan_of(local={"steps": 2, "learning_rate": 0.1, "momentum": 0.9, "fedprox_mu": 0.1})
+    size = dimension(model_layout(plan, blob_task))
+    released = [torch.ones(size), -torch.ones(size)]
+    others = [case_of(f"case-{index}", f"p{index}") for index in range(50, 55)]
+    first, second = (
+        train(plan, blob_task, found, engine=ScriptedEngine(released, units=5)) for found in (cases, others)
+    )
+    assert torch.equal(flat(first.delta), flat(second.delta))
+    assert first.steps != second.steps
+
+
+def test_equal_inputs_give_equal_updates(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of(privacy=PERCENTILE)
+    first, second = train(plan, blob_task, cases), train(plan, blob_task, cases)
+    assert torch.equal(flat(first.delta), flat(second.delta))
+    assert first.steps == second.steps
+
+
+def test_a_tight_memory_budget_changes_no_more_than_rounding(
+    blob_task: Task, cases: list[Case], plan_of: PlanOf
+) -> None:
+    plan = plan_of(privacy=PERCENTILE, local={"steps": 2, "learning_rate": 0.1})
+    wide = flat(train(plan, blob_task, cases).delta)
+    tight = flat(train(plan, blob_task, cases, memory_bytes=1).delta)
+    assert float((wide - tight).norm()) <= 1e-3 * float(wide.norm())
+
+
+def test_steps_are_recorded(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of(privacy=PERCENTILE)
+    records = train(plan, blob_task, cases, round_number=7).steps
+    assert [(record.round, record.step) for record in records] == [(7, 0), (7, 1), (7, 2)]
+    for record in records:
+        assert record.units == 5
+        assert record.clip_norm == pytest.approx(record.norm_quantiles[2])
+        assert record.noise_scale is not None
+        assert record.noise_scale == pytest.approx(0.001 * record.clip_norm, rel=1e-3)
+        assert record.clipped_units == 2
+        assert list(record.norm_quantiles) == sorted(record.norm_quantiles)
+
+
+def test_an_empty_sample_is_released_as_noise(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of(privacy=POISSON, local={"steps": 2, "learning_rate": 0.1})
+    update = train(plan, blob_task, cases)
+    assert [record.units for record in update.steps] == [0, 0]
+    assert [record.norm_quantiles for record in update.steps] == [(), ()]
+    assert all(bool(tensor.any()) for tensor in update.delta.values())
+
+
+def test_a_broken_unit_contributes_zero_and_is_counted(
+    blob_task: Task, cases: list[Case], case_of: CaseOf, plan_of: PlanOf
+) -> None:
+    plan = plan_of(local={"steps": 1, "learning_rate": 0.1})
+    whole = flat(train(plan, blob_task, cases).delta)
+    update = train(plan, blob_task, [*cases, case_of("broken-9", "p9")])
+    assert update.steps[0].nonfinite_units == 1
+    assert len(update.steps[0].norm_quantiles) == 5
+    assert bool(torch.isfinite(flat(update.delta)).all())
+    shrunk = whole * (len(cases) / (len(cases) + 1))
+    assert float((flat(update.delta) - shrunk).norm()) <= 1e-4 * float(whole.norm())
+
+
+def test_progress_is_told(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    told: list[tuple[int, int]] = []
+    train(plan_of(), blob_task, cases, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_training_stops_between_steps(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    answers = iter([False, True])
+    with pytest.raises(TrainingStoppedError, match="round 1 was stopped after 1 of 3 steps"):
+        train(plan_of(), blob_task, cases, should_stop=lambda: next(answers))
+
+
+def test_a_foreign_model_is_refused_before_anything_is_sampled(
+    blob_task: Task, cases: list[Case], plan_of: PlanOf
+) -> None:
+    plan = plan_of()
+    base = base_weights(plan, blob_task)
+    name = next(iter(base))
+    engine = ScriptedEngine([], units=5)
+    with pytest.raises(ModelMismatchError, match=rf"^base model of round 1: tensor {name} has shape \(2,\)"):
+        train(plan, blob_task, cases, base={**base, name: torch.zeros(2)}, engine=engine)
+    assert engine.rows == []
+
+
+def test_a_diverged_update_is_refused(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of(local={"steps": 1, "learning_rate": 1e30})
+    size = dimension(model_layout(plan, blob_task))
+    with pytest.raises(ModelMismatchError, match=r"round 1: tensor .* is no longer finite"):
+        train(plan, blob_task, cases, engine=ScriptedEngine([torch.full((size,), 1e30)], units=5))
+
+
+def test_the_base_is_left_as_it_was(blob_task: Task, cases: list[Case], plan_of: PlanOf) -> None:
+    plan = plan_of()
+    base = base_weights(plan, blob_task)
+    before = flat(base).clone()
+    train(plan, blob_task, cases, base=base)
+    assert torch.equal(flat(base), before)
