@@ -2,11 +2,12 @@
 
 The order is what makes a crash harmless. The budget is reserved, durably, before a noised byte exists; the
 finished update is sealed in the spool before a byte of it leaves; the same bytes are sent until the server
-has signed for them. A crash before the seal costs the reservation, a crash after it costs nothing.
+has signed for them. A crash before the seal costs the reservation, a crash after it costs nothing. The newest
+update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from torch import Tensor
@@ -29,6 +30,7 @@ from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, spent_guarantee
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
+from adpfl_client.round_rules import require_in_plan
 from adpfl_client.spool import SpooledUpdate, SpoolKey
 
 log = structlog.get_logger()
@@ -43,10 +45,12 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
     Raises:
         BudgetError: the ledger refuses the round; nothing was spent.
         ModelMismatchError: the base model is not one of the plan's network.
+        ProtocolError: the approved plan has no such task; nothing was spent.
         StopRequestedError: the agent was asked to stop.
     """
     assert task.base_digest is not None
     key = SpoolKey(run.name, task.round, task.base_digest)
+    require_in_plan(run.plan, key, site.ledger.reservations(run.name))
     settle_other_tasks(site, run, key)
     total = run.plan.local.steps
     with beating(
@@ -119,19 +123,35 @@ def _sealed_update(site: Site, run: LocalRun, key: SpoolKey) -> SpooledUpdate | 
 def settle_other_tasks(site: Site, run: LocalRun, key: SpoolKey | None) -> None:
     """Let go of updates that answered earlier tasks of this run: the server has gone on to `key`, or is done.
 
-    Where a crash came between the server's receipt and the ledger, the receipt is asked for once more.
+    Where a crash came between the server's receipt and the ledger, the receipt is asked for once more. While
+    the run goes on, the newest update that the server signed for stays: a server that was restored from a
+    backup has forgotten it, and only the same bytes can answer its task again.
     """
-    for update in site.spool.sealed(run.name):
-        if update.key == key:
-            continue
-        keep_engine_state(run.folder, update.entry)
-        if _row(site, update).status == "sealed":
-            try:
-                _commit(site, run, update)
-            except ServerRefusalError as error:
-                run.recorder.note("update_outdated", round_number=update.entry.round, detail=str(error))
-                log.warning("update never reached the server; it stays charged", round=update.entry.round)
-        site.spool.remove(update)
+    places = {row.id: place for place, row in enumerate(site.ledger.reservations(run.name))}
+    others = [update for update in site.spool.sealed(run.name) if update.key != key]
+    others.sort(key=lambda update: places.get(update.entry.reservation, -1))
+    for update in others:
+        signed_for = _settle(site, run, update)
+        if key is None or update is not others[-1] or not signed_for:
+            site.spool.remove(update)
+
+
+def _settle(site: Site, run: LocalRun, update: SpooledUpdate) -> bool:
+    """Bring an earlier task's update to its end; returns whether the server has signed for it."""
+    row = _row(site, update)
+    if row.status == "committed":
+        # Its engine state was kept before it was sent, and later rounds may have moved on from it.
+        return True
+    keep_engine_state(run.folder, update.entry)
+    if row.status != "sealed":
+        return False
+    try:
+        _commit(site, run, update)
+    except ServerRefusalError as error:
+        run.recorder.note("update_outdated", round_number=update.entry.round, detail=str(error))
+        log.warning("update never reached the server; it stays charged", round=update.entry.round)
+        return False
+    return True
 
 
 def _row(site: Site, update: SpooledUpdate) -> Reservation:
@@ -203,9 +223,21 @@ def _run_steps(
         units=run.units,
         engine=engine,
         round_number=round_number,
-        progress=lambda done, _total: heartbeat.steps_done(done),
+        progress=_progress(run, heartbeat),
         should_stop=lambda: site.stopping.is_set() or heartbeat.obsolete,
     )
+
+
+def _progress(run: LocalRun, heartbeat: Heartbeat) -> Callable[[int, int], None] | None:
+    """What tells the server of steps done; None where it must not know them.
+
+    A step takes as long as its batch is large. Under `poisson` the size of a batch is secret, for the
+    amplified figure rests on it, and the times at which a count of steps grows would tell it. There the
+    server hears that the site trains and no more. Under the other modes every batch's size is public.
+    """
+    if run.plan.privacy.sampling.mode == "poisson":
+        return None
+    return lambda done, _total: heartbeat.steps_done(done)
 
 
 def _reserve(site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None) -> Reservation:
@@ -233,14 +265,15 @@ def _reserve(site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None
 
 
 def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
-    keep_engine_state(run.folder, update.entry)
+    if _row(site, update).status != "committed":
+        keep_engine_state(run.folder, update.entry)
     run.recorder.add_steps(update.entry.round, update.entry.steps)
     site.connection.push(update)
     _commit(site, run, update)
 
 
 def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
-    """Make a pushed update count, and keep the server's signed receipt in the ledger."""
+    """Make a pushed update count, and keep the server's first signed receipt for it in the ledger."""
     entry = update.entry
     head = site.ledger.head().hex()
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
@@ -250,6 +283,9 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
         site.ledger.verify(bytes.fromhex(answer.receipt.ledger_head))
+    if _row(site, update).status == "committed":
+        log.info("update committed again", run=run.name, round=entry.round)
+        return
     receipt = {"receipt": json.loads(answer.receipt.canonical_json()), "signature": answer.signature.hex()}
     site.ledger.commit(entry.reservation, json.dumps(receipt, sort_keys=True), now=site.clock())
     if answer.receipt.outcome is CommitOutcome.LATE:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adpfl.commandline import run_command
+from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -26,6 +26,11 @@ data_app = typer.Typer(
     help="Make data to try things on.", no_args_is_help=True, rich_markup_mode=None, context_settings=HELP
 )
 app.add_typer(data_app, name="data")
+
+
+@app.callback()
+def adpfl(*, version: VersionOption = False) -> None:
+    """What stands before a command."""
 
 
 class ArmOption(StrEnum):
@@ -98,7 +103,7 @@ def demo(
     from adpfl.experiment.demo.conduct import run_demo  # noqa: PLC0415
     from adpfl.experiment.demo.configuration import DemoChoices  # noqa: PLC0415
     from adpfl.experiment.demo.processes import ChildFailedError  # noqa: PLC0415
-    from adpfl.experiment.summary import print_summary  # noqa: PLC0415
+    from adpfl.experiment.summary import print_next_steps, print_summary  # noqa: PLC0415
 
     choices = DemoChoices(
         arm=arm.value,
@@ -118,8 +123,9 @@ def demo(
             typer.echo(f"  {line}", err=True)
         raise
     print_summary(run.record, console)
-    typer.echo(f"report: {folder.report}")
+    typer.echo(f"report: {folder.report} (open it in a browser)")
     typer.echo(f"record: {folder.record}")
+    print_next_steps(run.record, console)
 
 
 @app.command(
@@ -127,6 +133,7 @@ def demo(
     epilog="Example: adpfl report server/runs/demo state/hospital1 --output report.html",
 )
 def report(
+    *,
     server_folder: Annotated[
         Path, typer.Argument(help="Folder with run.json, or the aggregator's state folder.")
     ],
@@ -136,17 +143,24 @@ def report(
     ] = None,
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     run: Annotated[str | None, typer.Option(help="Which run, where a state folder holds several.")] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Say that the images were generated and show no person.")
+    ] = False,
 ) -> None:
     """Write a run's report: what the server saw, joined with the sites' private records that are given.
 
     Without a site's folder the page holds no score, threshold or picture: those stay at the sites.
     """
     from adpfl.experiment.report.page import write_page  # noqa: PLC0415 - brings matplotlib
-    from adpfl.experiment.report.record import load_run  # noqa: PLC0415
+    from adpfl.experiment.report.record import DataNote, load_run  # noqa: PLC0415
 
+    sites = tuple(site_folders or ())
+    for name, folder in (("SERVER_FOLDER", server_folder), *(("SITE_FOLDERS", site) for site in sites)):
+        if not folder.is_dir():
+            raise ConfigError(f"{name} is {folder}; there is no such folder")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; its folder does not exist")
-    write_page(output, load_run(server_folder, tuple(site_folders or ()), run=run))
+    write_page(output, load_run(server_folder, sites, run=run, data_note=DataNote(synthetic=synthetic)))
     typer.echo(f"report: {output}")
 
 
@@ -185,6 +199,7 @@ def epsilon(
 ) -> None:
     """The honest epsilon of noise with a threshold fixed in advance, with everything it refers to."""
     from adpfl.experiment.figures_of_noise import guarantee_of_noise  # noqa: PLC0415 - brings torch
+    from adpfl.experiment.report.caveat_words import in_words  # noqa: PLC0415
 
     found = guarantee_of_noise(
         mechanism=mechanism.value,
@@ -204,7 +219,7 @@ def epsilon(
         f"mechanism {found.mechanism}, noise multiplier {noise_multiplier:g}, {dimension} coordinates",
         f"sampling {found.sampling}; {found.steps} steps; accountant {found.accountant}",
         f"unit {found.unit}, neighbouring relation {found.neighboring_relation}",
-        *found.caveats,
+        *(in_words(caveat) for caveat in found.caveats),
     )
     for term in terms:
         typer.echo(f"  {term}")
@@ -224,7 +239,10 @@ def generate(
 ) -> None:
     """Generate dermoscopic photographs with masks, in the layout of ISIC 2017."""
     from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings numpy and scipy
+    from adpfl.data.synthetic.dermoscopy_sites import PROFILES  # noqa: PLC0415
 
+    if profile not in PROFILES:
+        raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
     cases = write_clinic(folder, profile, images=images, seed=seed)
     patients = len({case.patient for case in cases})
     typer.echo(f"{folder}: {len(cases)} images of {patients} patients, profile {profile}, seed {seed}")

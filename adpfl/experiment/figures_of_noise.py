@@ -1,11 +1,26 @@
 """The figure of a mechanism asked for by its parameters, without a run."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from adpfl.config import parse
+from adpfl.errors import ConfigError
 from adpfl.privacy.accounting import guarantee
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.plan import PaperPrivacy
+
+_TYPED: Final = (
+    (r"^options: ", ""),
+    (r"(privacy\.)?nominal_epsilon is \S+ with privacy\.reading \S+: noise_multiplier", "--noise-multiplier"),
+    (r"\bnominal_epsilon(?= is )", "--noise-multiplier"),
+    (r"\bsampling\.probability(?= is )", "--sampling-probability"),
+    (
+        r"\bsampling: mode full takes every unit; probability",
+        "--sampling full takes every unit; --sampling-probability",
+    ),
+    (r"\bdelta(?= is )", "--delta"),
+)
+"""A plan's keys as they stand in messages, and the options that were typed instead of them."""
 
 
 def guarantee_of_noise(
@@ -32,8 +47,8 @@ def guarantee_of_noise(
         unit_count: units of the data set; only a caveat on delta depends on it.
 
     Raises:
-        ConfigError: a parameter breaks a rule of the privacy plan.
-        PrivacyError: no lattice carries this noise.
+        ConfigError: a parameter breaks a rule of the privacy plan, or no lattice carries this noise; told by
+            the options of `adpfl epsilon`.
     """
     document: dict[str, Any] = {
         "mode": "paper",
@@ -45,6 +60,15 @@ def guarantee_of_noise(
         "sampling": {"mode": sampling_mode, "probability": sampling_probability},
         "delta": delta,
     }
-    plan = parse(document, PaperPrivacy, source="options")
-    found = guarantee(plan, unit_count=unit_count or 1, dimension=dimension, steps=steps)
+    try:
+        plan = parse(document, PaperPrivacy, source="options")
+        found = guarantee(plan, unit_count=unit_count or 1, dimension=dimension, steps=steps)
+    except ConfigError as error:
+        raise ConfigError(_as_typed(str(error))) from error
     return found.model_copy(update={"nominal_epsilon": None, "reading": None})
+
+
+def _as_typed(message: str) -> str:
+    for pattern, option in _TYPED:
+        message = re.sub(pattern, option, message)
+    return message

@@ -70,7 +70,7 @@ class EnrollRequest:
 
     def __post_init__(self) -> None:
         limits.check_name("EnrollRequest.site", self.site)
-        limits.check_text("EnrollRequest.token", self.token)
+        limits.check_text("EnrollRequest.token", self.token, limit=limits.TOKEN_BYTES)
         limits.check_size(
             "EnrollRequest.certificate_signing_request",
             self.certificate_signing_request,

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from adpfl.errors import IdentityError, IntegrityError
+from adpfl.errors import IdentityError, IntegrityError, ProtocolError
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import enum_from_wire
@@ -72,11 +72,14 @@ class Receipt:
 
         Raises:
             IntegrityError: not a receipt.
+            ProtocolError: a field breaks the contract's limits, or the text is nested too deeply to be read.
         """
         try:
             document: dict[str, Any] = json.loads(text)
             outcome = CommitOutcome[document.pop("outcome").removeprefix("COMMIT_OUTCOME_")]
             return cls(outcome=outcome, **document)
+        except RecursionError as error:
+            raise ProtocolError("receipt is nested too deeply to be read") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"stored receipt cannot be read: {type(error).__name__}: {error}") from error
 

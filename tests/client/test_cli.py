@@ -159,7 +159,7 @@ def test_a_file_that_is_no_model_is_said(type_command, clinic, tmp_path):
     path.write_bytes(b"no model")
     code, _, err = type_command("predict", path, clinic, "--output", tmp_path / "masks")
     assert code == 1
-    assert "is not a safetensors file" in err
+    assert "is no safetensors file" in err
     assert not (tmp_path / "masks").exists()
 
 

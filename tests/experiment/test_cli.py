@@ -7,8 +7,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from adpfl.errors import ConfigError, StateError
+import adpfl
+from adpfl.errors import ConfigError, DataError, StateError
 from adpfl.experiment.cli import app
+from adpfl.experiment.demo.folder import claimed
 from adpfl.experiment.report.record import write_record
 
 COMMANDS = [[], ["demo"], ["report"], ["kernels"], ["epsilon"], ["data"], ["data", "generate"]]
@@ -74,7 +76,7 @@ def test_epsilon_amplifies_a_poisson_sample_only():
 
 def test_a_contradiction_is_one_line():
     arguments = ["full" if value == "poisson" else value for value in EPSILON]
-    with pytest.raises(ConfigError, match="mode full takes every unit"):
+    with pytest.raises(ConfigError, match="--sampling full takes every unit; --sampling-probability is"):
         run(*arguments)
 
 
@@ -105,6 +107,53 @@ def test_report_from_folders(tmp_path, plan_of, server_of, site_of):
         run("report", str(tmp_path), "--output", str(tmp_path / "absent" / "out.html"))
     with pytest.raises(StateError, match=r"holds neither site\.json"):
         run("report", str(tmp_path), str(tmp_path))
+
+
+def test_a_report_on_generated_images_says_so_where_asked(tmp_path, plan_of, server_of):
+    write_record(tmp_path / "run.json", server_of(plan_of("adp-fl")))
+    page = tmp_path / "out.html"
+    for flags, told in (((), False), (("--synthetic",), True)):
+        run("report", str(tmp_path), "--output", str(page), *flags)
+        assert ("Synthetic images." in page.read_text()) is told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("report", "nosuch"), "SERVER_FOLDER is nosuch; there is no such folder"),
+        (("report", ".", "nosuch"), "SITE_FOLDERS is nosuch; there is no such folder"),
+        (("data", "generate", "x", "--profile", "E"), "--profile is 'E'; must be one of"),
+        ((*EPSILON, "--noise-multiplier", "-1"), r"^--noise-multiplier is -1\.0; must be greater than 0$"),
+        ((*EPSILON, "--noise-multiplier", "1e300"), r"^--noise-multiplier is 1e\+300; must be"),
+        ((*EPSILON, "--delta", "2"), r"^--delta is 2\.0; must be less than 1$"),
+        ((*EPSILON, "--sampling-probability", "7"), r"^--sampling-probability is 7\.0; must be"),
+    ],
+)
+def test_a_message_names_what_was_typed(arguments, told):
+    with pytest.raises(ConfigError, match=told):
+        run(*arguments)
+
+
+def test_version():
+    assert run("--version").stdout == f"adpfl {adpfl.__version__}\n"
+
+
+@pytest.mark.parametrize("content", [None, ()])
+def test_bad_data_leaves_no_trace(tmp_path, content):
+    data, output = tmp_path / "data", tmp_path / "demo"
+    if content is not None:
+        data.mkdir()
+    with pytest.raises(DataError, match=r"^--data: "):
+        run("demo", "--data", str(data), "--output", str(output))
+    assert not output.exists()
+
+
+def test_bad_data_spares_an_earlier_demonstration(tmp_path):
+    with claimed(tmp_path / "demo") as folder:
+        folder.report.write_text("earlier")
+    with pytest.raises(DataError, match=r"^--data: "):
+        run("demo", "--data", str(tmp_path / "absent"), "--output", str(tmp_path / "demo"))
+    assert folder.report.read_text() == "earlier"
 
 
 def test_demo_refuses_a_folder_that_it_did_not_make(tmp_path):

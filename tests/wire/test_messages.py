@@ -47,7 +47,7 @@ BAD = [
     ),
     (
         messages.EnrollRequest,
-        pb.EnrollRequest(site="a", token="t" * 1025, certificate_signing_request=b"c"),
+        pb.EnrollRequest(site="a", token="t" * 257, certificate_signing_request=b"c"),
         "token",
     ),
     (

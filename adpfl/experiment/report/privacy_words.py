@@ -8,7 +8,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adpfl.experiment.report.words import MECHANISMS, READINGS, SAMPLINGS, joined, number
+from adpfl.experiment.report.caveat_words import in_words
+from adpfl.experiment.report.data_words import unit_words
+from adpfl.experiment.report.record import DataNote
+from adpfl.experiment.report.words import MECHANISMS, READINGS, SAMPLINGS, capital, joined, number
 from adpfl.federated.records import SiteRunRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.guarantee import Guarantee
@@ -85,10 +88,10 @@ def explanation(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Explanation:
     return _finite(worst, plan.privacy.delta)
 
 
-def facts(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[Fact, ...]:
+def facts(guarantees: Sequence[tuple[str, Guarantee]], data_note: DataNote | None = None) -> tuple[Fact, ...]:
     """The terms of the figures, told site by site only where sites differ."""
     terms: dict[str, Callable[[Guarantee], str]] = {
-        "Unit of privacy": lambda g: UNITS.get(g.unit, g.unit),
+        "Unit of privacy": lambda g: _unit(g.unit, data_note),
         "Neighbouring relation": lambda g: RELATIONS.get(g.neighboring_relation, g.neighboring_relation),
         "Sampling": lambda g: _first_known(g.sampling, SAMPLINGS),
         "Mechanism": lambda g: _first_known(g.mechanism, MECHANISMS),
@@ -110,13 +113,13 @@ def facts(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[Fact, ...]:
     return tuple(rows)
 
 
-def plan_facts(plan: RunPlan) -> tuple[Fact, ...]:
+def plan_facts(plan: RunPlan, data_note: DataNote | None = None) -> tuple[Fact, ...]:
     """The same terms as far as the plan alone fixes them: for a report without any site's record."""
     privacy = plan.privacy
     mechanism = privacy.mechanism if isinstance(privacy, PaperPrivacy) else "none"
     share = f", probability {number(privacy.sampling.probability)}" if privacy.sampling.mode != "full" else ""
     rows = [
-        Fact("Unit of privacy", UNITS[privacy.unit]),
+        Fact("Unit of privacy", _unit(privacy.unit, data_note)),
         Fact("Neighbouring relation", RELATIONS[NEIGHBORING_RELATION]),
         Fact("Sampling", SAMPLINGS[privacy.sampling.mode] + share),
         Fact("Mechanism", MECHANISMS[mechanism]),
@@ -130,13 +133,11 @@ def plan_facts(plan: RunPlan) -> tuple[Fact, ...]:
 
 
 def caveats(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[str, ...]:
-    """Every caveat once, with the sites that state it where not all do."""
+    """Every caveat once and in words, with the sites that state it where not all do."""
     stated: dict[str, list[str]] = {}
     for site, guarantee in guarantees:
         for caveat in guarantee.caveats:
-            stated.setdefault(caveat.replace("epsilon_if_fixed", "had thresholds been fixed"), []).append(
-                site
-            )
+            stated.setdefault(in_words(caveat), []).append(site)
     return tuple(
         caveat if len(by) == len(guarantees) else f"{joined(by)}: {caveat}" for caveat, by in stated.items()
     )
@@ -167,10 +168,10 @@ def _percentile(privacy: PaperPrivacy, *, with_figures: bool) -> Explanation:
     why = (
         "Each site sets its clipping threshold C to a percentile of its own patients' raw gradient norms "
         "and scales its noise to C. The threshold is then itself a measurement of the patients, and it "
-        "leaves the site without noise: whoever sees the scale of the noise sees a norm. In simulation, an "
-        "adversary who knows the data told from the scale of one release whether a given patient had taken "
-        "part, in 73% of cases with 500 patients and in 96% with 100, where guessing gives 50%. No finite ε "
-        "describes that, so none is claimed."
+        "leaves the site without noise: whoever sees the scale of the noise sees a norm. Someone who knows "
+        "the other patients' images can compare that scale with what it would have been without a given "
+        "patient; the fewer patients a site has, the further one of them moves it. No finite ε describes "
+        "that, so none is claimed."
     )
     figures = (
         "The middle figure says what the same noise would have given had the thresholds been fixed without "
@@ -224,6 +225,13 @@ def _finite(epsilon: float, delta: float) -> Explanation:
     return Explanation(
         f"A finite guarantee: ε at most {number(epsilon)} at every site", (meaning,), grave=False
     )
+
+
+def _unit(unit: str, data_note: DataNote | None) -> str:
+    """The unit in words; an image that only stands for its patient is never passed off as one."""
+    known = UNITS.get(unit, unit)
+    makeshift = unit_words(data_note) if data_note and unit == "patient" else None
+    return f"{known}. {capital(makeshift)}." if makeshift else known
 
 
 def _first_known(value: str, known: dict[str, str]) -> str:

@@ -14,6 +14,8 @@ from adpfl.experiment.report.results import (
     SiteResult,
     clip_norm_range,
     clipped_share,
+    closed_rounds,
+    contributors,
     mean_over_sites,
     scores_by_structure,
     site_results,
@@ -62,6 +64,16 @@ class StructureRow:
 
 
 @dataclass(frozen=True)
+class PublicRow:
+    """What the server knows of one site."""
+
+    site: str
+    position: int
+    patients: str
+    rounds: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """One overlay as it is shown."""
 
@@ -92,7 +104,7 @@ class Panel:
 def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceItem]:
     """The facts under the heading; privacy is told in words there, because a figure needs its terms."""
     server = record.server
-    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    closed = closed_rounds(server)
     items = []
     final = mean_over_sites(results, lambda result: result.final)
     initial = mean_over_sites(results, lambda result: result.initial)
@@ -122,6 +134,38 @@ def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
         for result in results
         for guarantee in (result.record.guarantee,)
     ]
+
+
+def public_rows(server: ServerRunRecord) -> list[PublicRow]:
+    """What each site declared in public, and in how many rounds' models its updates stand."""
+    closed = closed_rounds(server)
+    rows = []
+    for position, site in enumerate(server.plan.cohort.sites):
+        share = sum(site in entry.sites for entry in closed)
+        rows.append(
+            PublicRow(
+                site=site,
+                position=position,
+                patients=str(server.training_patients.get(site, "did not join")),
+                rounds=f"{share} of {len(closed)}" if share else _absence(server, site),
+            )
+        )
+    return rows
+
+
+def trained_patients(server: ServerRunRecord, result: SiteResult) -> str:
+    """Patients whose images the model has seen; none of a site whose updates stand in no round."""
+    return str(result.record.training_patients) if result.site in contributors(server) else "none"
+
+
+def hd95_words(server: ServerRunRecord, results: Sequence[SiteResult]) -> str:
+    """What HD95 is and in which unit, as far as the results show one."""
+    units = {result.final.hd95_unit for result in results if result.final}
+    size = " × ".join(str(side) for side in server.plan.image_size)  # noqa: RUF001 - a multiplication sign
+    told = "HD95 is a boundary distance, smaller is better"
+    if "px" in units:
+        return f"{told}; px are pixels of the image at its original size, not of the network’s {size} input"  # noqa: RUF001 - an apostrophe
+    return f"{told}, in millimetres" if units else told
 
 
 def structure_rows(results: Sequence[SiteResult]) -> list[StructureRow]:
@@ -266,16 +310,24 @@ def _panel_note(result: SiteResult) -> str:
 
 
 def _sites_item(server: ServerRunRecord) -> GlanceItem:
-    cohort = len(server.plan.cohort.sites)
-    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    cohort = server.plan.cohort.sites
+    closed = closed_rounds(server)
     if not closed:
-        return GlanceItem("Sites", f"{len(server.training_patients)} of {cohort}", "joined")
-    partial = [entry for entry in closed if entry.missing]
-    if not partial:
-        return GlanceItem("Sites", f"{cohort} of {cohort}", "in every round")
-    fewest = min(len(entry.sites) for entry in partial)
-    names = sorted({name for entry in partial for name in entry.missing})
-    rounds = f"round {partial[0].round}" if len(partial) == 1 else words.count(len(partial), "round")
-    return GlanceItem(
-        "Sites", f"{fewest} to {cohort} of {cohort}", f"missing {words.joined(names)} in {rounds}"
-    )
+        return GlanceItem("Sites", f"{len(server.training_patients)} of {len(cohort)}", "joined")
+    trained = contributors(server)
+    fewest = min(len(entry.sites) for entry in closed)
+    most = max(len(entry.sites) for entry in closed)
+    share = f"{most}" if fewest == most else f"{fewest} to {most}"
+    notes = [f"{site} {_absence(server, site)}" for site in cohort if site not in trained]
+    partial = [entry for entry in closed if set(entry.missing) & set(trained)]
+    if partial:
+        names = [site for site in trained if any(site in entry.missing for entry in partial)]
+        rounds = f"round {partial[0].round}" if len(partial) == 1 else words.count(len(partial), "round")
+        notes.append(f"missing {words.joined(names)} in {rounds}")
+    return GlanceItem("Sites", f"{share} of {len(cohort)}", "; ".join(notes) or "in every round")
+
+
+def _absence(server: ServerRunRecord, site: str) -> str:
+    """Why a site's update stands in no round, as far as the server knows."""
+    refused = any(event.kind == "site_refused" and event.site == site for event in server.timeline)
+    return "refused and never trained" if refused else "never took part"

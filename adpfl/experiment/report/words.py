@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from adpfl.experiment.report.results import closed_rounds, contributors
 from adpfl.federated.records import ServerRound, ServerRunRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.plan import PaperPrivacy
@@ -63,8 +64,12 @@ class Participation:
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """A counted noun: "three sites", "1 200 steps"."""
-    words = _SMALL_NUMBERS[number] if number < len(_SMALL_NUMBERS) else f"{number:,}".replace(",", "\u202f")
-    return f"{words} {noun if number == 1 else plural or noun + 's'}"
+    return f"{_spelled(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def count_of(number: int, whole: int, noun: str) -> str:
+    """A part of counted things: "two of three sites", or "three sites" where it is all of them."""
+    return count(whole, noun) if number == whole else f"{_spelled(number)} of {count(whole, noun)}"
 
 
 def capital(text: str) -> str:
@@ -109,10 +114,10 @@ def date(unix_seconds: float) -> str:
     return f"{moment.day} {moment:%B %Y}"
 
 
-def title(plan: RunPlan) -> str:
-    """The page's heading."""
-    task = TASKS.get(plan.task, plan.task.replace("_", " ")).split(" in ")[0]
-    return f"{capital(task)} across {count(len(plan.cohort.sites), 'site')}"
+def title(server: ServerRunRecord) -> str:
+    """The page's heading: how many sites trained, or are to train where no round has closed."""
+    task = TASKS.get(server.plan.task, server.plan.task.replace("_", " ")).split(" in ")[0]
+    return f"{capital(task)} across {count(len(contributors(server) or server.plan.cohort.sites), 'site')}"
 
 
 def run_sentence(server: ServerRunRecord) -> str:
@@ -121,10 +126,15 @@ def run_sentence(server: ServerRunRecord) -> str:
     task = TASKS.get(plan.task, f"the task {plan.task}")
     network = f"{plan.network.size} {NETWORKS.get(plan.network.architecture, plan.network.architecture)}"
     size = " × ".join(str(side) for side in plan.image_size)  # noqa: RUF001 - a multiplication sign
+    cohort, trained, closed = len(plan.cohort.sites), len(contributors(server)), len(closed_rounds(server))
+    who = (
+        f"{count_of(trained, cohort, 'site')} trained" if closed else f"{count(cohort, 'site')} are to train"
+    )
+    rounds = count_of(closed, plan.rounds, "round") if closed else count(plan.rounds, "round")
     return (
-        f"{capital(count(len(plan.cohort.sites), 'site'))} trained one {network} for {task} at {size}, in "
-        f"{count(plan.rounds, 'round')} of {count(plan.local.steps, 'local step')} each, "
-        f"with {ARMS[plan.arm]}; no image left its site."
+        f"{capital(who)} one {network} for {task} at {size}, in {rounds} of "
+        f"{count(plan.local.steps, 'local step')} each, with {ARMS[plan.arm]}; "
+        f"no image {'left' if closed else 'leaves'} its site."
     )
 
 
@@ -181,3 +191,7 @@ def noise_sentence(plan: RunPlan) -> str:
         f"Each step adds Laplace noise of scale {READINGS[privacy.reading]}, with ε = "
         f"{number(privacy.nominal_epsilon)}; {threshold}."
     )
+
+
+def _spelled(number: int) -> str:
+    return _SMALL_NUMBERS[number] if number < len(_SMALL_NUMBERS) else f"{number:,}".replace(",", "\u202f")

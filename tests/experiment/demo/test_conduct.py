@@ -43,6 +43,9 @@ def test_from_nothing_to_a_report(tmp_path, children):
     page = folder.report.read_text(encoding="utf-8")
     assert "One person owns all of them" in page
     assert "round 2 of 2: 2 of 2 sites" in output.getvalue()
+    assert "training ended; Dice after round 2: hospital1" in output.getvalue()
+    assert run.record.data_note.synthetic
+    assert "Synthetic images." in page
     keys = [*folder.root.rglob("*.key"), *folder.root.rglob("key.pem")]
     assert keys
     assert all(path.stat().st_mode & 0o077 == 0 for path in keys)
@@ -51,8 +54,10 @@ def test_from_nothing_to_a_report(tmp_path, children):
 
 def test_a_failing_command_ends_all_of_it(tmp_path, children, monkeypatch):
     monkeypatch.setattr(conduct, "CLIENT", "adpfl_client_that_is_absent")
+    output = io.StringIO()
     with pytest.raises(ChildFailedError, match="hospital1-enroll ended with exit code 1") as caught:
-        conduct.run_demo(tmp_path / "demo", SMALL, Console(file=io.StringIO()))
+        conduct.run_demo(tmp_path / "demo", SMALL, Console(file=output, width=200))
+    assert f"stopped; what every command said stands in {tmp_path / 'demo' / 'logs'}" in output.getvalue()
     assert "No module named" in caught.value.log_tail[-1]
     assert "server" in [child.name for child in children]
     for child in children:

@@ -35,6 +35,11 @@ def test_a_sites_file_is_one_that_the_agent_reads(folder, arm):
     accepted = [entry.run for entry in config.policy.accept_unbounded]
     assert accepted == ([] if arm == "dp-fl" else [plan.run])
     assert all(entry.reason and entry.by for entry in config.policy.accept_unbounded)
+    lines = folder.site_config("hospital1").read_text().splitlines()
+    key = "epsilon_cap" if arm == "dp-fl" else "accept_unbounded"
+    place = next(number for number, line in enumerate(lines) if line.startswith(f"  {key}:"))
+    assert lines[place - 1].startswith("  # ")
+    assert any("  # A demonstration only: " in line for line in lines[:place])
 
 
 def test_the_servers_file_names_the_plan_and_loopback_alone(folder):

@@ -3,6 +3,8 @@
 import pytest
 
 from adpfl.experiment.report.privacy_words import caveats, explanation, facts, plan_facts, verdict, wasted
+from adpfl.experiment.report.words import capital
+from adpfl.privacy.accounting import guarantee
 
 
 def test_a_percentile_run_says_why_its_epsilon_is_infinite(plan_of, site_of):
@@ -20,6 +22,7 @@ def test_a_percentile_run_says_why_its_epsilon_is_infinite(plan_of, site_of):
         "ledger marks",
     ):
         assert part in text
+    assert "%" not in text, "a share that nobody measured here"
 
 
 def test_no_mechanism_is_called_unsafe(plan_of, site_of):
@@ -63,10 +66,20 @@ def test_terms_that_differ_are_told_by_site(plan_of, site_of):
 def test_a_caveat_of_one_site_names_it(plan_of, site_of):
     guarantee = site_of(plan_of("adp-fl"), "hospital1").guarantee
     lone = guarantee.model_copy(update={"caveats": (*guarantee.caveats, "delta too large")})
-    assert caveats([("a", guarantee), ("b", lone)]) == (
-        "ideal sampler; no meaningful protection",
-        "b: delta too large",
-    )
+    common, of_one = caveats([("a", guarantee), ("b", lone)])
+    assert "protects nobody meaningfully" in common
+    assert of_one == "b: Delta too large."
+
+
+def test_every_caveat_of_the_accountant_is_a_sentence(plan_of):
+    strong = plan_of("adp-fl").privacy.model_copy(update={"nominal_epsilon": 2.0**29, "delta": 0.1})
+    for plan in (strong, plan_of("adp-fl").privacy, plan_of("dp-fl").privacy, plan_of("fl").privacy):
+        found = guarantee(plan, unit_count=40, dimension=100_000, steps=60)
+        told = caveats([("a", found)])
+        assert len(told) == len(found.caveats) > 0
+        for line, raw in zip(told, found.caveats, strict=True):
+            assert line.endswith(".")
+            assert line != f"{capital(raw)}.", "told as it stands"
 
 
 def test_steps_lost_in_a_crash_are_told(plan_of, site_of):

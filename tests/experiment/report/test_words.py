@@ -48,6 +48,12 @@ def test_the_run_in_one_sentence(plan_of, server_of):
         assert part in sentence
 
 
+def test_a_run_that_broke_off_tells_the_rounds_that_it_had(plan_of, server_of):
+    server = server_of(plan_of("adp-fl"))
+    sentence = words.run_sentence(server.model_copy(update={"rounds": server.rounds[:4]}))
+    assert "in four of ten rounds" in sentence
+
+
 def test_equal_neighbouring_rounds_are_one_line(plan_of, server_of):
     server = server_of(plan_of("adp-fl"), missing={4: ("hospital2",), 5: ("hospital2",)})
     lines = words.participation(server.rounds, 3)
