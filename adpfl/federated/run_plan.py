@@ -24,7 +24,9 @@ class CohortPlan(FrozenModel):
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites names a site twice; each may stand once")
         if self.quorum > len(self.sites):
-            raise ValueError(f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}")
+            raise ValueError(
+                f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}"
+            )
         return self
 
 
@@ -42,7 +44,9 @@ class RunPlan(FrozenModel):
     run: Name
     task: Name
     network: NetworkPlan = NetworkPlan()
-    image_size: Annotated[tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)]
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)
+    ]
     """Spatial size in pixels or voxels that the task resamples or crops to, e.g. [128, 128]."""
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     local: LocalPlan

@@ -82,7 +82,7 @@ def test_blocks_are_copies():
 
 @pytest.mark.parametrize("clip_norm", [0.3, 12.0])
 def test_the_clip_factor_is_one_division_in_double(clip_norm):
-    # A (1 - 2^-30) is an integer and each unit is one number, so that g * f lands on an integer or the last bit
+    # A (1 - 2^-30) is an integer and each unit is one number, so g * f lands on an integer or the last bit
     # below it: a second rounding anywhere turns many of the truncations.
     lattice = LatticeScale(30, 3 << 30)
     units = torch.randn(400, 1, generator=torch.Generator().manual_seed(2)) * 10
