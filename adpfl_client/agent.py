@@ -160,12 +160,12 @@ class Agent:
         # The others are still training: the time to score the model that this round started from.
         every = self._site.config.evaluate_every_rounds
         if committed and scoring.is_due(run, task.round - 1, every):
-            scoring.score(run, fetch_model(self._site, run, task.round - 1, task.base_digest))
+            scoring.score(self._site, run, fetch_model(self._site, run, task.round - 1, task.base_digest))
 
     def _finish(self, run: LocalRun, task: NextTaskResponse) -> None:
         assert task.base_digest is not None
         model = fetch_model(self._site, run, run.plan.rounds, task.base_digest)
-        scoring.score_final(run, model)
+        scoring.score_final(self._site, run, model)
         settle_other_tasks(self._site, run, None)
         answered = {
             one.round_number for one in self._site.ledger.reservations(run.name) if one.status == "committed"

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from adpfl.errors import BudgetError, IntegrityError
+from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger import (
     Approval,
     Exclusion,
@@ -226,6 +227,15 @@ class LedgerStore:
         """What a run was declared to be when it first spent; None if it has spent nothing."""
         with self._reading() as book:
             return book.terms.get(run)
+
+    def guarantee_of(self, run: str) -> Guarantee:
+        """The honest figure of everything that was charged for one run, at its plan's delta.
+
+        Raises:
+            StateError: the run has spent nothing here.
+        """
+        with self._reading() as book:
+            return book.guarantee_of(run)
 
     def reservations(self, run: str | None = None) -> tuple[Reservation, ...]:
         """Every reservation, oldest first; of one run where `run` is given."""

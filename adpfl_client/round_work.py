@@ -17,7 +17,7 @@ from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import TensorLayout
 from adpfl.privacy.engine import EngineState, PrivacyEngine
-from adpfl.privacy.ledger import Reservation, SpendRequest
+from adpfl.privacy.ledger import Reservation
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
 from adpfl.wire.receipts import CommitOutcome, verify_receipt
@@ -26,7 +26,7 @@ from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.engine_state import keep_engine_state, read_engine_state
 from adpfl_client.guard import check_update
 from adpfl_client.heartbeat import Heartbeat, beating
-from adpfl_client.local_run import LocalRun, spent_guarantee
+from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
 from adpfl_client.spool import SpooledUpdate, SpoolKey
@@ -151,7 +151,8 @@ def _train(
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
-    reservation = _reserve(site, run, key, state)
+    taking_part = participants(site, run)
+    reservation = _reserve(site, run, key, state, taking_part)
     heartbeat.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
@@ -164,6 +165,7 @@ def _train(
             dimension=run.dimension,
             key=secret,
             state=state,
+            excluded=taking_part.excluded_units,
         )
         try:
             trained = _run_steps(site, run, key.round, weights, engine=engine, heartbeat=heartbeat)
@@ -208,27 +210,19 @@ def _run_steps(
     )
 
 
-def _reserve(site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None) -> Reservation:
-    policy = site.config.policy
-    reservation = site.ledger.reserve(
-        SpendRequest(
-            run=run.name,
-            plan_digest=run.plan_digest,
-            privacy=run.plan.privacy,
-            round_number=key.round,
-            base_digest=key.base_digest,
-            data_set_id=policy.data_set_id,
-            patients=run.data.training_patients,
-            unit_count=len(run.units),
-            dimension=run.dimension,
-            first_step=0 if state is None else state.steps_taken,
-            steps=run.plan.local.steps,
-        ),
-        policy.ledger_policy(),
-        now=site.clock(),
+def _reserve(
+    site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None, taking_part: Participants
+) -> Reservation:
+    request = spend_request(
+        site,
+        run,
+        taking_part.patients,
+        round_number=key.round,
+        base_digest=key.base_digest,
+        first_step=0 if state is None else state.steps_taken,
     )
-    spent = spent_guarantee(run.plan, len(run.units), run.dimension, site.ledger.reservations(run.name))
-    run.recorder.set_guarantee(spent)
+    reservation = site.ledger.reserve(request, site.config.policy.ledger_policy(), now=site.clock())
+    run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
     return reservation
 
 

@@ -5,8 +5,8 @@ Each of them is a module of its own that knows nothing of the others. What the e
 change there.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,7 @@ class PrivacyEngine:
         dimension: int,
         key: KeystreamKey | None,
         state: EngineState | None = None,
+        excluded: Iterable[int] = (),
     ) -> None:
         """Resolve the plan for this site.
 
@@ -92,6 +93,8 @@ class PrivacyEngine:
             key: fresh for this round; None only where the plan draws nothing at all (mode `none` with
                 `full`).
             state: what the previous round's engine left; None at the start of a run.
+            excluded: positions of units that withdrew. They keep their places: n and q*n stay, they are drawn
+                like the others and contribute nothing, which is what the zero-out relation calls a neighbour.
 
         Raises:
             ConfigError: no lattice carries the plan's noise.
@@ -114,6 +117,9 @@ class PrivacyEngine:
         self._key = key
         self._divisor = sampling.expected_units(plan.sampling, unit_count)
         self._noise = resolve_noise(plan, unit_count) if isinstance(plan, PaperPrivacy) else None
+        self._excluded = np.array(sorted(set(excluded)), dtype=np.int64)
+        if self._excluded.size and not 0 <= self._excluded[0] <= self._excluded[-1] < unit_count:
+            raise PrivacyError(f"excluded holds positions outside 0 to {unit_count - 1}; must name units")
         self._sample: _Sample | None = None
         self._released = -1
 
@@ -133,7 +139,9 @@ class PrivacyEngine:
         if step <= self._released:
             raise PrivacyError(f"step is {step}; must be above {self._released}, the last step released")
         if self._sample is None or self._sample.step != step:
-            self._sample = self._draw(step)
+            drawn = self._draw(step)
+            taking_part = np.setdiff1d(drawn.indices, self._excluded, assume_unique=True)
+            self._sample = replace(drawn, indices=taking_part)
         return self._sample.indices
 
     def release(self, step: int, gradients: GradientChunks) -> ReleasedStep:

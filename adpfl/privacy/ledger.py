@@ -15,6 +15,7 @@ from typing import Any, Final
 from adpfl.errors import BudgetError, PrivacyError, StateError
 from adpfl.privacy import accounting, ledger_cap, ledger_requests
 from adpfl.privacy.events import Charge, UnboundedEvent
+from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger_chain import Entry
 from adpfl.privacy.ledger_records import (
     AcceptUnbounded,
@@ -28,6 +29,7 @@ from adpfl.privacy.ledger_records import (
     SpendRequest,
     Spent,
 )
+from adpfl.privacy.run_guarantee import spent_guarantee
 
 __all__ = [
     "AcceptUnbounded",
@@ -100,6 +102,30 @@ class LedgerBook:
             reservations=len(related),
             no_finite_guarantee_since=unbounded[0].reserved_at_millis / 1000.0 if unbounded else None,
             dedicated_to=None if dedication is None else dedication.run,
+        )
+
+    def guarantee_of(self, run: str, *, delta: float | None = None) -> Guarantee:
+        """The honest figure of everything that was charged for one run, crashed attempts included.
+
+        Args:
+            run: has spent something.
+            delta: at which to state it; the plan's own by default.
+
+        Raises:
+            StateError: the run has spent nothing here.
+        """
+        terms = self.terms.get(run)
+        if terms is None:
+            raise StateError(f"run {run} is not in the ledger; it has spent nothing here")
+        reservations = self.of_run(run)
+        dedication = self._dedication_of(reservations)
+        return spent_guarantee(
+            terms.privacy_plan(),
+            reservations,
+            unit_count=terms.unit_count,
+            dimension=terms.dimension,
+            delta=delta,
+            dedicated=None if dedication is None else dedication.whole,
         )
 
     def of_run(self, run: str) -> list[Reservation]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import PositiveFloat, StringConstraints
+from pydantic import PositiveFloat, StringConstraints, TypeAdapter, ValidationError
 
 from adpfl.config import FrozenModel, Name
+from adpfl.errors import StateError
 from adpfl.privacy.events import Charge, UnboundedEvent
 from adpfl.privacy.metrics import MetricPlan
 from adpfl.privacy.plan import Delta, PrivacyPlan
@@ -14,6 +15,8 @@ from adpfl.privacy.plan import Delta, PrivacyPlan
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Status = Literal["reserved", "abandoned", "sealed", "committed"]
+
+_PRIVACY: TypeAdapter[PrivacyPlan] = TypeAdapter(PrivacyPlan)
 
 
 class AcceptUnbounded(FrozenModel):
@@ -118,6 +121,17 @@ class RunTerms(FrozenModel):
     unit_count: int
     dimension: int
     planned_steps: int | None
+
+    def privacy_plan(self) -> PrivacyPlan:
+        """The plan's privacy section, as this version reads it.
+
+        Raises:
+            StateError: it was written by another version and breaks a rule of this one.
+        """
+        try:
+            return _PRIVACY.validate_python(self.privacy)
+        except ValidationError as error:
+            raise StateError(f"run {self.run}: the ledger holds a plan of another version") from error
 
 
 class Exclusion(FrozenModel):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
-from adpfl.privacy.ledger import Spent
+from adpfl.privacy.ledger import Forecast, Spent
 from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update
 
 PAPER = {
@@ -136,12 +136,35 @@ def test_no_finite_guarantee_needs_a_signature_for_that_very_run(privacy: dict[s
 
 def test_approval_by_hand_is_of_the_very_plan() -> None:
     plan = run_plan()
-    with pytest.raises(BudgetError, match=f"does not hold its digest {plan.digest()}; epsilon 19"):
+    with pytest.raises(
+        BudgetError, match=f"approval of plan {plan.digest()} by: adpfl-client approve first; epsilon 19"
+    ):
         checked(plan, site_policy(require_approval=True))
     approved = site_policy(require_approval=True, approved_plans=(plan.digest(),))
     assert checked(plan, approved).plan_digest == plan.digest()
     with pytest.raises(BudgetError, match="awaits approval"):
         checked(run_plan(seed=1), approved)
+
+
+def test_approval_from_the_ledger_counts_like_one_in_the_file() -> None:
+    plan, policy = run_plan(), site_policy(require_approval=True)
+    assert checked(plan, policy, approved={plan.digest()}).plan_digest == plan.digest()
+    with pytest.raises(BudgetError, match="awaits approval"):
+        checked(plan, policy, approved={"0" * 64})
+
+
+def test_excluded_patients_do_not_count_towards_the_minimum() -> None:
+    policy = site_policy(minimum_patients=50)
+    assert checked(policy=policy).guarantee.epsilon > 0
+    with pytest.raises(ConfigError, match=r"would train on 49 patients; policy\.minimum_patients is 50"):
+        checked(policy=policy, excluded=1)
+
+
+@pytest.mark.parametrize("dedicated", [False, True])
+def test_what_the_ledger_foresees_is_shown(dedicated: bool) -> None:
+    text = "\n".join(checked(forecast=Forecast(19.5, dedicated=dedicated)).lines())
+    assert "all runs on these patients stand at epsilon 19.5" in text
+    assert ("no other run may ever follow on these patients" in text) == dedicated
 
 
 def test_what_was_spent_before_is_shown() -> None:
