@@ -44,3 +44,12 @@ class Guarantee(FrozenModel):
     nominal_epsilon: float | None = None
     reading: str | None = None
     caveats: tuple[str, ...] = ()
+    threshold: str | None = None
+    """How the clip norm is chosen; None where nothing is clipped."""
+    noise_multiplier: float | None = None
+    """sigma/C or b/C that was asked for, on the sum."""
+    target_epsilon: float | None = None
+    """What the noise was calibrated to."""
+    records_per_patient: int | None = None
+    epsilon_per_patient: Epsilon | None = None
+    """Where the unit is the record: the figure of a patient with at most `records_per_patient` of them."""

@@ -15,7 +15,7 @@ from adpfl.config import FrozenModel
 from adpfl.errors import PrivacyError
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.kernels.lattice import LatticeScale, laplace_draws
-from adpfl.privacy.events import Charge, LaplaceL2Event
+from adpfl.privacy.events import Charge, LaplaceL1Event
 
 MAX_EPSILON: Final = 64.0
 """Above it a report gives one patient's score away; a plan that asks for more is a mistake."""
@@ -49,11 +49,10 @@ class MetricPlan(FrozenModel):
     def charge(self, *, reports: int) -> Charge:
         """What so many reports cost one patient.
 
-        A scalar of sensitivity A under Laplace noise of scale 2^s: the L2-clipped mechanism in one dimension,
-        where L1 and L2 are the same. Pure epsilon A / 2^s, which is at most `epsilon`.
+        A scalar of sensitivity A under Laplace noise of scale 2^s: pure epsilon A / 2^s, at most `epsilon`.
         """
         lattice = self.lattice()
-        event = LaplaceL2Event(sensitivity=lattice.sensitivity, scale_bits=lattice.scale_bits, dimension=1)
+        event = LaplaceL1Event(sensitivity=lattice.sensitivity, scale_bits=lattice.scale_bits, dimension=1)
         return Charge(event=event, count=reports)
 
 

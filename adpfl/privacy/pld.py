@@ -1,0 +1,270 @@
+"""Privacy loss distributions: the tight figure where every mechanism of a run has one.
+
+Google's `dp_accounting` builds and composes them; this module chooses the grid, and guards the result.
+Covered are the Gaussian (also Poisson-sampled, also with several records a patient, as a mixture of
+Gaussians), the L1-clipped Laplace (also Poisson-sampled) and the exponential mechanism (as a pure one). The
+L2-clipped Laplace is NOT: `LaplaceDpEvent` means one coordinate and certifies too little for it.
+
+The neighbouring relation is zero-out, which the library calls REPLACE_SPECIAL; its distributions are those of
+add-or-remove.
+
+**The grid.** "Connect the dots" discretisation (Doroshenko et al. 2022) gives an upper bound on any grid,
+and an error of second order in its step h. Two things set h from below: the composed range must fit a
+million cells, and rounding errors of about 1e-16 / h a cell add up over the compositions. So h is the
+loss range of one release over 2^15 or the composed range over 2^19, whichever is larger, and is made
+coarser until the excess mass that rounding left, times the number of releases, is under a thousandth.
+Rounding moves mass upwards (negative cells are cut to zero), so what is left of it errs to the safe side; a
+ten-thousandth of delta, and 2e-11 for the Fourier transform, are taken off delta besides.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from dp_accounting import NeighboringRelation
+from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+from dp_accounting.pld import privacy_loss_distribution as pld_library
+from dp_accounting.pld import privacy_loss_mechanism as losses
+from scipy import stats
+
+from adpfl.privacy.events import Event, ExponentialEvent, GaussianEvent, LaplaceL1Event
+
+Distribution = Any
+"""`dp_accounting`'s PrivacyLossDistribution, which has no types."""
+
+SMALLEST_DELTA: Final = 1e-9
+"""Below it the Fourier transform's errors are no longer negligible, and Renyi bounds serve alone."""
+
+_FOURIER_DELTA: Final = 2e-11
+_DELTA_RESERVE: Final = 1e-4
+_ONE_RELEASE_CELLS: Final = 1 << 15
+_MIXTURE_CELLS: Final = 1 << 11  # its cells are inverted one by one
+_COMPOSED_CELLS: Final = 1 << 19
+_LARGEST_STEP: Final = 600.0  # exp(h) must stay within a double
+_TAIL: Final = 1e-16
+_MASS_TOLERANCE: Final = 1e-3
+
+
+def epsilon_of(spent: Mapping[Event, int], delta: float, *, at_most: float) -> float:
+    """The least epsilon that privacy loss distributions certify; infinite where they cannot say.
+
+    Args:
+        spent: events and how often.
+        delta: in (0, 1).
+        at_most: an epsilon known to hold at a delta of 1e-15, for the choice of the grid.
+    """
+    gaussian = _of_gaussians(spent, delta)
+    if not any(_is_sampled(event) for event in spent) and math.isfinite(gaussian):
+        return gaussian
+    if delta < SMALLEST_DELTA:
+        return gaussian
+    composed = _composed(tuple(spent.items()), _power_of_two(at_most))
+    if composed is None:
+        return gaussian
+    with np.errstate(over="ignore"):  # exp(-loss) of an epsilon in the hundreds falls to zero
+        found = composed.get_epsilon_for_delta((1.0 - _DELTA_RESERVE) * delta - _FOURIER_DELTA)
+    return min(gaussian, float(found))
+
+
+def _of_gaussians(spent: Mapping[Event, int], delta: float) -> float:
+    """Exact epsilon of unsampled Gaussians; with Poisson samples, an upper bound by counting them.
+
+    Gaussians compose to one Gaussian with T^2 = sum of T_i^2 (Balle, Wang 2018 for its epsilon). A unit is
+    in more than H of n samples with probability at most delta / 100, and which samples it is in may even be
+    revealed: so H releases at 0.99 delta bound it. Almost exact where the noise is so weak that sampling
+    hides nothing; and n releases at delta are a bound always.
+    """
+    if not all(isinstance(event, GaussianEvent) for event in spent):
+        return math.inf
+    kinds = sum(_is_sampled(event) for event in spent)
+    whole, counted = 0.0, 0.0
+    for event, count in spent.items():
+        assert isinstance(event, GaussianEvent)
+        squared = (event.signal * event.records) ** 2
+        whole += count * squared
+        counted += _likely_hits(event, count, 0.01 * delta / max(kinds, 1)) * squared
+    bound = _gaussian_epsilon(whole, delta)
+    return min(bound, _gaussian_epsilon(counted, 0.99 * delta)) if kinds else bound
+
+
+def _gaussian_epsilon(squared_signal: float, delta: float) -> float:
+    if squared_signal == 0.0:
+        return 0.0
+    found = float(get_epsilon_gaussian(1.0 / math.sqrt(squared_signal), delta))
+    return found * (1.0 + 1e-11) + 1e-12 if found > 0.0 else 0.0  # the root's own tolerance
+
+
+@lru_cache(maxsize=64)
+def _composed(spent: tuple[tuple[Event, int], ...], at_most: float) -> Distribution | None:
+    """The composed distribution on a grid of its own choice, or None where it has none."""
+    plain = [(event, count) for event, count in spent if not _is_one_gaussian(event)]
+    squared = sum(count * _squared(event) for event, count in spent if _is_one_gaussian(event))
+    widths = [_loss_range(event) for event, _ in plain]
+    if squared:
+        widths.append(_gaussian_range(1.0 / math.sqrt(squared), 1.0))
+    if any(math.isinf(width) for width in widths):
+        return None
+    finest = min(_cells_for(event) for event, _ in plain) if plain else _ONE_RELEASE_CELLS
+    total_range = min(at_most, _range_by_counting(spent))
+    step = _power_of_two(max(max(widths) / finest, 2.5 * total_range / _COMPOSED_CELLS))
+    while step <= _LARGEST_STEP:
+        composed = _composed_on(plain, squared, step)
+        if composed is not None:
+            return composed
+        step *= 4.0
+    return None
+
+
+def _composed_on(plain: list[tuple[Event, int]], squared: float, step: float) -> Distribution | None:
+    """The composition on one grid; None if rounding has left too much mass on it."""
+    composed: Distribution | None = None
+    if squared:
+        composed = pld_library.from_gaussian_mechanism(
+            1.0 / math.sqrt(squared),
+            value_discretization_interval=step,
+            neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
+        )
+    for event, count in plain:
+        single = _distribution(event, step)
+        if single is None or count * _excess_mass(single) > _MASS_TOLERANCE:
+            return None
+        repeated = single.self_compose(count) if count > 1 else single
+        composed = repeated if composed is None else composed.compose(repeated)
+    return composed
+
+
+@lru_cache(maxsize=64)
+def _distribution(event: Event, step: float) -> Distribution | None:
+    """One release's distribution on a grid of this step."""
+    match event:
+        case GaussianEvent() if event.records == 1:
+            return pld_library.from_gaussian_mechanism(
+                1.0 / event.signal,
+                value_discretization_interval=step,
+                sampling_prob=event.sampling_probability,
+                neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
+            )
+        case GaussianEvent():
+            return pld_library.from_mixture_gaussian_mechanism(
+                1.0 / event.signal, *_record_mixture(event), value_discretization_interval=step
+            )
+        case LaplaceL1Event():
+            return pld_library.from_laplace_mechanism(
+                1.0 / (event.signal * event.records),
+                value_discretization_interval=step,
+                sampling_prob=any_record_probability(event.sampling_probability, event.records),
+            )
+        case ExponentialEvent():
+            return pld_library.from_privacy_parameters(
+                pld_library.common.DifferentialPrivacyParameters(event.epsilon * event.records),
+                value_discretization_interval=step,
+            )
+        case _:
+            return None
+
+
+def any_record_probability(probability: float, records: int) -> float:
+    """1 - (1 - q)^k: that at least one of k records is sampled.
+
+    With one record it is q. With more, "all k are in with this probability, else none" is an upper bound
+    for any mechanism whose divergence rises with the shift, because divergences are jointly convex in the
+    mixture.
+    """
+    if probability >= 1.0 or records == 1:
+        return probability
+    return -math.expm1(records * math.log1p(-probability))
+
+
+def _record_mixture(event: GaussianEvent) -> tuple[list[float], list[float]]:
+    """How many of a patient's k records are in a Poisson sample, and how probably: Binomial(k, q)."""
+    counts = range(event.records + 1)
+    weights = stats.binom.pmf(counts, event.records, event.sampling_probability)
+    return [float(count) for count in counts], [float(weight) for weight in weights]
+
+
+def _loss_range(event: Event) -> float:
+    """Width of one release's privacy loss, tails under exp(-50) cut; infinite where it is not covered."""
+    match event:
+        case GaussianEvent() if event.records == 1:
+            return _gaussian_range(1.0 / event.signal, event.sampling_probability)
+        case GaussianEvent():
+            signal = event.signal * event.records
+            return _gaussian_range(
+                1.0 / signal, any_record_probability(event.sampling_probability, event.records)
+            )
+        case LaplaceL1Event():
+            return 2.0 * event.signal * event.records
+        case ExponentialEvent():
+            return 2.0 * event.epsilon * event.records
+        case _:
+            return math.inf
+
+
+def _gaussian_range(deviation: float, probability: float) -> float:
+    widest = 0.0
+    for adjacency in (losses.AdjacencyType.REMOVE, losses.AdjacencyType.ADD):
+        loss = losses.GaussianPrivacyLoss(deviation, sampling_prob=probability, adjacency_type=adjacency)
+        bounds = loss.connect_dots_bounds()
+        widest = max(widest, float(bounds.epsilon_upper - bounds.epsilon_lower))
+    return widest
+
+
+def _range_by_counting(spent: tuple[tuple[Event, int], ...]) -> float:
+    """About how far the composed loss reaches, from how often a unit is likely to be sampled."""
+    squared, pure = 0.0, 0.0
+    for event, count in spent:
+        hits = _likely_hits(event, count, _TAIL)
+        match event:
+            case GaussianEvent():
+                squared += hits * (event.signal * event.records) ** 2
+            case LaplaceL1Event():
+                pure += hits * event.signal * event.records
+            case ExponentialEvent():
+                pure += hits * event.epsilon * event.records
+    return squared / 2.0 + 9.0 * math.sqrt(squared) + pure
+
+
+def _likely_hits(event: Event, count: int, tail: float) -> float:
+    """How many of `count` releases a unit is sampled for, but with probability `tail`."""
+    if not _is_sampled(event):
+        return float(count)
+    assert isinstance(event, GaussianEvent | LaplaceL1Event)
+    q = any_record_probability(event.sampling_probability, event.records)
+    return float(min(count, 1 + stats.binom.isf(tail, count, q)))
+
+
+def _is_sampled(event: Event) -> bool:
+    return getattr(event, "sampling_probability", 1.0) < 1.0
+
+
+def _is_one_gaussian(event: Event) -> bool:
+    """Unsampled Gaussians are one Gaussian, without a grid."""
+    return isinstance(event, GaussianEvent) and not _is_sampled(event)
+
+
+def _squared(event: Event) -> float:
+    assert isinstance(event, GaussianEvent)
+    return (event.signal * event.records) ** 2
+
+
+def _cells_for(event: Event) -> int:
+    mixture = isinstance(event, GaussianEvent) and event.records > 1
+    return _MIXTURE_CELLS if mixture else _ONE_RELEASE_CELLS
+
+
+def _excess_mass(distribution: Distribution) -> float:
+    """By how much the masses of a distribution sum to more than 1: what rounding has added."""
+    sides = (distribution._pmf_remove, distribution._pmf_add)  # noqa: SLF001 - the library has no accessor
+    return max(
+        float(side.to_dense_pmf()._probs.sum() + side._infinity_mass) - 1.0  # noqa: SLF001 - as above
+        for side in sides
+    )
+
+
+def _power_of_two(value: float) -> float:
+    """The least power of two at or above a number: grids of one step can be shared and composed."""
+    if not 0.0 < value < math.inf:
+        return value
+    return 2.0 ** math.ceil(math.log2(value))
