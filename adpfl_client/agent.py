@@ -1,6 +1,7 @@
 """The agent's loop: join, take the next task of each run, do it, until every run is over or SIGTERM comes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,11 +16,13 @@ from adpfl.wire.messages import (
     NextTaskRequest,
     NextTaskResponse,
     RunOffer,
+    RunStatus,
     SiteActivity,
     TaskKind,
 )
 from adpfl_client import scoring
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
+from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
 from adpfl_client.local_site import Site
 from adpfl_client.round_work import do_round, fetch_model, settle_other_tasks
@@ -66,6 +69,7 @@ class Agent:
         self._runs: dict[str, LocalRun] = {}
         self._outcomes: dict[str, RunOutcome] = {}
         self._refusals: dict[str, int] = {}
+        self._stood_aside: dict[str, str] = {}
         self._server_instance: str | None = None
         self._outages_seen = 0
 
@@ -122,7 +126,9 @@ class Agent:
                 run.recorder.note("server_restarted")
         self._server_instance = answer.server_instance_id
         for offer in answer.runs:
-            if offer.run not in self._runs and offer.run not in self._outcomes:
+            if offer.run in self._stood_aside and offer.status in {RunStatus.WAITING, RunStatus.RUNNING}:
+                self._tell_refusal(offer.run)  # joining has taken the refusal back
+            elif offer.run not in self._runs and offer.run not in self._outcomes:
                 self._guarded(offer.run, partial(self._open, offer))
 
     def _open(self, offer: RunOffer) -> None:
@@ -160,7 +166,14 @@ class Agent:
         # The others are still training: the time to score the model that this round started from.
         every = self._site.config.evaluate_every_rounds
         if committed and scoring.is_due(run, task.round - 1, every):
-            scoring.score(self._site, run, fetch_model(self._site, run, task.round - 1, task.base_digest))
+            with self._alive(run, task.round):
+                model = fetch_model(self._site, run, task.round - 1, task.base_digest)
+                scoring.score(self._site, run, model)
+
+    def _alive(self, run: LocalRun, round_number: int) -> AbstractContextManager[Heartbeat]:
+        """Beat while the site is busy with itself: a silent site is not waited for."""
+        send, total = self._site.connection.heartbeat, run.plan.local.steps
+        return beating(send, run=run.name, round_number=round_number, steps_total=total)
 
     def _finish(self, run: LocalRun, task: NextTaskResponse) -> None:
         assert task.base_digest is not None
@@ -208,9 +221,12 @@ class Agent:
         self._wait(REFUSAL_PAUSE_SECONDS)
 
     def _stand_aside(self, name: str, detail: str) -> None:
-        activity = SiteActivity.REFUSED
+        self._stood_aside[name] = detail[:DETAIL_CHARACTERS]
+        self._tell_refusal(name)
+
+    def _tell_refusal(self, name: str) -> None:
         self._site.connection.stand_aside(
-            HeartbeatRequest(name, 0, activity, detail=detail[:DETAIL_CHARACTERS])
+            HeartbeatRequest(name, 0, SiteActivity.REFUSED, detail=self._stood_aside[name])
         )
 
     def _note_outage(self) -> None:

@@ -1,5 +1,6 @@
 """Puts an agent's working parts together, starts it, and stops it on SIGTERM."""
 
+import fcntl
 import secrets
 import signal
 import threading
@@ -7,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 
 import grpc
 import structlog
 import torch
 
+from adpfl.errors import StateError
 from adpfl.security.identity import SiteIdentity
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl_client.agent import Agent, RunOutcome
@@ -25,6 +28,9 @@ from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
 from adpfl_client.models import ModelStore
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
+
+LOCK_FILE = "agent.lock"
+"""Held while an agent runs; the system lets go of it when the process ends, however it ends."""
 
 log = structlog.get_logger()
 
@@ -41,8 +47,28 @@ def open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
     Raises:
         IdentityError: the site is not enrolled, or its identity cannot be used.
         DataError: a data folder cannot be used.
-        StateError: the ledger or the spool cannot be used.
+        StateError: another agent runs on this state folder, or the ledger or the spool cannot be used.
     """
+    with _alone(config.state_dir):
+        yield from _open_site(config, stopping)
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process: two agents would spend one reservation twice.
+
+    Raises:
+        StateError: another agent holds it.
+    """
+    with (make_private_folder(state_dir) / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"{state_dir}: another agent of this site is running on it") from error
+        yield
+
+
+def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
     data = {task: load_site_data(task, entry) for task, entry in config.data.items()}
     spool = Spool(config.state_dir / SPOOL_FOLDER)
@@ -74,7 +100,6 @@ def run_agent(config: SiteConfig, *, until_finished: bool) -> list[RunOutcome] |
     """
     stopping = threading.Event()
     torch.set_num_threads(config.threads)
-    make_private_folder(config.state_dir)
     with _stopped_by_signals(stopping):
         try:
             with open_site(config, stopping) as site:

@@ -54,7 +54,7 @@ def status_of(error: AdpflError) -> Any:
     return grpc.StatusCode.INTERNAL
 
 
-class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in stubs alone
+class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
     """Admits calls of known sites to the Federation service; leaves other services (health) alone."""
 
     def __init__(

@@ -20,7 +20,7 @@ from adpfl.privacy.plan import (
 Arm = Literal["fl", "dp-fl", "adp-fl"]
 ARMS: tuple[Arm, ...] = ("fl", "dp-fl", "adp-fl")
 
-DEFAULT_SAMPLING = Sampling(mode="poisson", probability=0.25)
+DEFAULT_SAMPLING = Sampling(mode="poisson", probability=0.3)
 DEFAULT_FIXED = FixedThreshold(method="fixed", clip_norm=1.0)
 DEFAULT_PERCENTILE = PercentileThreshold(method="percentile", percentile=50.0, window_steps=0)
 

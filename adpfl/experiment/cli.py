@@ -77,7 +77,7 @@ def demo(
     output: Annotated[
         Path, typer.Option(help="Folder to make; an earlier demonstration there is replaced.")
     ] = Path("demo"),
-    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds.")] = 30,
     steps: Annotated[int, typer.Option(min=1, help="Local steps a round.")] = 6,
     sites: Annotated[int, typer.Option(min=1, max=12, help="Hospitals.")] = 3,
     images: Annotated[int, typer.Option(min=8, help="Generated images a hospital, without --data.")] = 48,

@@ -1,4 +1,4 @@
-"""The agent's loop against a real TLS service: a whole run, restarts at every point, refusals, a clean stop."""
+"""The agent's loop against a real TLS service: a whole run, restarts anywhere, refusals, a clean stop."""
 
 import threading
 
@@ -188,8 +188,9 @@ def test_the_engine_goes_on_where_the_last_sealed_round_ended(
             agent.work(until_finished=True)
     with open_agent(config) as agent:
         agent.work(until_finished=True)
-    assert sorted(index for batch in drawn for index in batch) == list(range(len({*sum(drawn, [])})))
     assert len(drawn) == 4
+    every_patient = list(range(record_of(config).training_patients))
+    assert sorted(index for batch in drawn for index in batch) == every_patient
 
 
 def test_a_late_update_is_on_the_record(open_agent, make_config, make_plan, serve):
@@ -309,7 +310,8 @@ def test_a_lost_link_and_a_restarted_server_are_on_the_record(open_agent, make_c
 def test_a_stop_in_the_middle_of_training_ends_cleanly_and_the_next_start_goes_on(
     open_agent, make_config, make_plan, serve
 ):
-    service, config = serve(make_plan(local={"steps": 100, "learning_rate": 0.01}, rounds=1)), make_config()
+    serve(make_plan(local={"steps": 100, "learning_rate": 0.01}, rounds=1))
+    config = make_config()
     stopping = threading.Event()
     threading.Timer(0.6, stopping.set).start()
     with open_agent(config, stopping) as agent, pytest.raises(StopRequestedError):
@@ -337,3 +339,13 @@ def test_a_plan_changed_under_the_same_name_is_no_continuation(open_agent, make_
         (outcome,) = agent.work(until_finished=True)
     assert outcome.status == "failed"
     assert "a changed plan needs a new name" in outcome.summary
+
+
+def test_a_refusal_is_said_again_after_joining_again(open_agent, make_config, make_plan, serve):
+    service, config = serve(make_plan()), make_config(accept_unbounded=[])
+    stopping = threading.Event()
+    with open_agent(config, stopping) as agent:
+        agent._pause = lambda _seconds: stopping.set() if len(service.joins) == 3 else None
+        with pytest.raises(StopRequestedError):
+            agent.work(until_finished=False)
+    assert [beat.activity for beat in service.heartbeats] == [SiteActivity.REFUSED] * 3

@@ -33,6 +33,7 @@ class Federation:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.port, self.enrollment_port = free_port(), free_port()
+        self.dialled_port = self.port  # what sites are told; a test may put a relay there
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         (root / "sites").mkdir()
         self._environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -59,7 +60,7 @@ class Federation:
             "state_dir": "server",
             "listen": f"127.0.0.1:{self.port}",
             "enroll_listen": f"127.0.0.1:{self.enrollment_port}",
-            "public_address": f"127.0.0.1:{self.port}",
+            "public_address": f"127.0.0.1:{self.dialled_port}",
             "public_enroll_address": f"127.0.0.1:{self.enrollment_port}",
             "runs": [plan],
         }

@@ -34,7 +34,7 @@ class DemoChoices:
     arm: Arm = "adp-fl"
     reading: Reading = "multiplier"
     sites: int = 3
-    rounds: int = 10
+    rounds: int = 30
     steps: int = 6
     data: Path | None = None
     images: int = 48
@@ -62,13 +62,13 @@ def demo_plan(choices: DemoChoices) -> RunPlan:
         network=NetworkPlan(architecture="unet", size="tiny"),
         image_size=(128, 128),
         rounds=choices.rounds,
-        local=LocalPlan(steps=choices.steps, learning_rate=0.15),
+        local=LocalPlan(steps=choices.steps, learning_rate=0.05, momentum=0.9),
         aggregation=AggregationPlan(strategy="fedavg", weights="patients"),
         cohort=CohortPlan(sites=choices.site_names, quorum=choices.sites, round_deadline_seconds=600.0),
         privacy=privacy_of_arm(
             choices.arm,
             reading=choices.reading,
-            sampling=Sampling(mode="poisson", probability=0.25),
+            sampling=Sampling(mode="poisson", probability=0.3),
             fixed=FixedThreshold(method="fixed", clip_norm=1.0),
         ),
         seed=choices.seed,
