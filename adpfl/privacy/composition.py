@@ -94,8 +94,16 @@ def certify(spent: Iterable[Charge], delta: float, *, order: float | None = None
 @lru_cache(maxsize=256)
 def _certify(spent: tuple[tuple[Event, int], ...], delta: float, order: float | None) -> Certified:
     grouped = dict(spent)
-    cautious = _least_bound(grouped, 0.99 * delta, order).epsilon
-    log_slack = _log_total_variation(grouped) + float(np.logaddexp(0.0, cautious))
+    total_variation = _log_total_variation(grouped)
+
+    def slack(cautious: float) -> float:
+        """Logarithm of TV * (1 + e^epsilon): what comes off delta where epsilon is no more than this."""
+        return total_variation + float(np.logaddexp(0.0, cautious))
+
+    # Any valid epsilon at 0.99 delta will do; the Renyi one is the cheapest, and mostly small enough.
+    log_slack = slack(_renyi_bound(grouped, 0.99 * delta, order).epsilon)
+    if log_slack > math.log(delta / 100.0):
+        log_slack = slack(_least_bound(grouped, 0.99 * delta, order).epsilon)
     if log_slack > math.log(delta / 100.0):
         epsilon, best, accountant = _least_bound(grouped, delta, order)
         return Certified(epsilon, best, (IDEAL_SAMPLER_ONLY,), accountant)
@@ -201,17 +209,24 @@ def pure_epsilon(event: Event) -> float:
 
 def _least_bound(spent: Mapping[Event, int], delta: float, order: float | None) -> _Bound:
     """The least of the valid bounds; a fixed order uses that order's alone."""
-    orders = ORDERS if order is None else np.array([order])
-    curve = _curve_of(spent, orders)
-    epsilons = renyi.epsilon_at(orders, curve, delta)
-    best = int(np.argmin(epsilons))
-    bounds = [_Bound(float(epsilons[best]), float(orders[best]), "renyi")]
-    if order is None:
-        pure = math.fsum(count * pure_epsilon(event) for event, count in spent.items())
-        bounds.append(_Bound(pure, math.inf, "pure"))
-        reach = min(pure, float(np.min(renyi.epsilon_at(orders, curve, _GRID_DELTA))))
-        bounds.append(_Bound(pld.epsilon_of(spent, delta, at_most=reach), math.inf, "pld"))
+    of_orders = _renyi_bound(spent, delta, order)
+    if order is not None:
+        return of_orders
+    pure = math.fsum(count * pure_epsilon(event) for event, count in spent.items())
+    reach = min(pure, _renyi_bound(spent, _GRID_DELTA, None).epsilon)
+    bounds = (
+        of_orders,
+        _Bound(pure, math.inf, "pure"),
+        _Bound(pld.epsilon_of(spent, delta, at_most=reach), math.inf, "pld"),
+    )
     return min(bounds, key=lambda bound: bound.epsilon)
+
+
+def _renyi_bound(spent: Mapping[Event, int], delta: float, order: float | None) -> _Bound:
+    orders = ORDERS if order is None else np.array([order])
+    epsilons = renyi.epsilon_at(orders, _curve_of(spent, orders), delta)
+    best = int(np.argmin(epsilons))
+    return _Bound(float(epsilons[best]), float(orders[best]), "renyi")
 
 
 def _curve_of(spent: Mapping[Event, int], orders: renyi.Curve) -> renyi.Curve:

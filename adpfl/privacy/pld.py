@@ -55,44 +55,54 @@ def epsilon_of(spent: Mapping[Event, int], delta: float, *, at_most: float) -> f
         delta: in (0, 1).
         at_most: an epsilon known to hold at a delta of 1e-15, for the choice of the grid.
     """
-    gaussian = _of_gaussians(spent, delta)
-    if not any(_is_sampled(event) for event in spent) and math.isfinite(gaussian):
-        return gaussian
-    if delta < SMALLEST_DELTA:
-        return gaussian
+    counted = _by_counting(spent, delta)
+    if all(_is_one_gaussian(event) for event in spent) or delta < SMALLEST_DELTA:
+        return counted
     composed = _composed(tuple(spent.items()), _power_of_two(at_most))
     if composed is None:
-        return gaussian
+        return counted
     with np.errstate(over="ignore"):  # exp(-loss) of an epsilon in the hundreds falls to zero
         found = composed.get_epsilon_for_delta((1.0 - _DELTA_RESERVE) * delta - _FOURIER_DELTA)
-    return min(gaussian, float(found))
+    return min(counted, float(found))
 
 
-def _of_gaussians(spent: Mapping[Event, int], delta: float) -> float:
-    """Exact epsilon of unsampled Gaussians; with Poisson samples, an upper bound by counting them.
+def _by_counting(spent: Mapping[Event, int], delta: float) -> float:
+    """Exact epsilon of unsampled Gaussians; with other events and Poisson samples, an upper bound.
 
-    Gaussians compose to one Gaussian with T^2 = sum of T_i^2 (Balle, Wang 2018 for its epsilon). A unit is
-    in more than H of n samples with probability at most delta / 100, and which samples it is in may even be
-    revealed: so H releases at 0.99 delta bound it. Almost exact where the noise is so weak that sampling
-    hides nothing; and n releases at delta are a bound always.
+    Gaussians compose to one Gaussian with T^2 = sum of T_i^2 (Balle, Wang 2018 for its epsilon); pure
+    epsilons are added to it. A unit is in more than H of n samples with probability at most delta / 100,
+    and which samples it is in may even be revealed: so H releases at 0.99 delta bound it. Almost exact where
+    the noise is so weak that sampling hides nothing; and n releases at delta are a bound always.
     """
-    if not all(isinstance(event, GaussianEvent) for event in spent):
+    if not all(isinstance(event, GaussianEvent | LaplaceL1Event | ExponentialEvent) for event in spent):
         return math.inf
-    kinds = sum(_is_sampled(event) for event in spent)
-    whole, counted = 0.0, 0.0
-    for event, count in spent.items():
-        assert isinstance(event, GaussianEvent)
-        squared = (event.signal * event.records) ** 2
-        whole += count * squared
-        counted += _likely_hits(event, count, 0.01 * delta / max(kinds, 1)) * squared
-    bound = _gaussian_epsilon(whole, delta)
-    return min(bound, _gaussian_epsilon(counted, 0.99 * delta)) if kinds else bound
+    sampled = sum(_is_sampled(event) for event in spent)
+    bound = _of_hits([(event, float(count)) for event, count in spent.items()], delta)
+    if not sampled:
+        return bound
+    likely = [(event, _likely_hits(event, count, 0.01 * delta / sampled)) for event, count in spent.items()]
+    return min(bound, _of_hits(likely, 0.99 * delta))
+
+
+def _of_hits(hits: list[tuple[Event, float]], delta: float) -> float:
+    """Epsilon of so many unsampled releases of each event, by a Gaussian and the sum of pure epsilons."""
+    squared, pure = 0.0, 0.0
+    for event, count in hits:
+        match event:
+            case GaussianEvent():
+                squared += count * _squared(event)
+            case LaplaceL1Event():
+                pure += count * event.signal * event.records
+            case ExponentialEvent():
+                pure += count * event.epsilon * event.records
+    return _gaussian_epsilon(squared, delta) + pure
 
 
 def _gaussian_epsilon(squared_signal: float, delta: float) -> float:
     if squared_signal == 0.0:
         return 0.0
-    found = float(get_epsilon_gaussian(1.0 / math.sqrt(squared_signal), delta))
+    with np.errstate(divide="ignore"):  # the logarithm of a delta of zero
+        found = float(get_epsilon_gaussian(1.0 / math.sqrt(squared_signal), delta))
     return found * (1.0 + 1e-11) + 1e-12 if found > 0.0 else 0.0  # the root's own tolerance
 
 
@@ -195,7 +205,8 @@ def _loss_range(event: Event) -> float:
                 1.0 / signal, any_record_probability(event.sampling_probability, event.records)
             )
         case LaplaceL1Event():
-            return 2.0 * event.signal * event.records
+            reach = event.signal * event.records
+            return math.inf if _is_sampled(event) and reach > _LARGEST_STEP else 2.0 * reach
         case ExponentialEvent():
             return 2.0 * event.epsilon * event.records
         case _:
@@ -218,7 +229,7 @@ def _range_by_counting(spent: tuple[tuple[Event, int], ...]) -> float:
         hits = _likely_hits(event, count, _TAIL)
         match event:
             case GaussianEvent():
-                squared += hits * (event.signal * event.records) ** 2
+                squared += hits * _squared(event)
             case LaplaceL1Event():
                 pure += hits * event.signal * event.records
             case ExponentialEvent():
