@@ -98,20 +98,20 @@ def audit_table(report: "AuditReport") -> "Group":
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    gates = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    gates = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     gates.add_column("gate and canaries", no_wrap=True)
-    for heading in ("shown", "promised", "sees factor"):
+    for heading in ("shown", "promised", "sees"):
         gates.add_column(heading, justify="right", no_wrap=True)
     gates.add_column("verdict", no_wrap=True)
     for gate in report.gates:
         gates.add_row(
             f"{gate.name}: {gate.quantity}" if gate.name in _ONE_LINE else f"{gate.name}, {gate.canaries}",
             f"{gate.shown:.3g}",
-            f"{gate.promised:.4g}",
+            f"{gate.promised:.3g}",
             _factor(gate),
             Text(gate.verdict, style=_STYLE[gate.verdict]),
         )
-    measured = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    measured = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     measured.add_column("estimates, in clip norms", no_wrap=True)
     for heading in ("present", "adds", "at most", "noise", "promised"):
         measured.add_column(heading, justify="right", no_wrap=True)
@@ -132,12 +132,16 @@ def audit_table(report: "AuditReport") -> "Group":
         f"a correct engine fails this audit with probability {report.false_alarm_probability:g} at most",
         style="dim",
     )
-    verdict = Text(f"{report.verdict}: {_MEANING[report.verdict]}", style=_STYLE[report.verdict])
+    meaning = _MEANING[report.verdict]
+    if report.verdict == "passed" and any(gate.verdict == "cannot tell" for gate in report.gates):
+        meaning += ", where this audit can tell; the notes say where it cannot"
+    verdict = Text(f"{report.verdict}: {meaning}", style=_STYLE[report.verdict])
     remarks = [Text(f"note: {remark}") for remark in report.remarks]
     return Group(gates, measured, terms, *remarks, verdict)
 
 
 def _factor(gate: "Gate") -> str:
+    """By what factor an engine must break its promise before this gate sees it."""
     if gate.name in _ONE_LINE:
         return "-"
-    return "none" if gate.resolution == float("inf") else f"{gate.resolution:.3g}"
+    return "none" if gate.resolution == float("inf") else f"x{gate.resolution:.3g}"
