@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from adpfl.errors import PrivacyError
 from adpfl.kernels.keystream import KeystreamKey
-from adpfl.privacy import accounting
+from adpfl.privacy import accounting, sampling
 from adpfl.privacy.audit.canaries import Canaries, CanaryEngine
+from adpfl.privacy.audit.gates import Promise
 from adpfl.privacy.audit.report import AuditReport
-from adpfl.privacy.audit.verdict import Promise, check_auditable, families_for, judge
+from adpfl.privacy.audit.verdict import check_auditable, families_for, judge
 from adpfl.privacy.clipping import GradientChunks
 from adpfl.privacy.events import (
     DRAWN_LATTICE_VARIANCE_LOSS,
@@ -168,6 +169,7 @@ def promise_of(plan: PrivacyPlan, *, unit_count: int, dimension: int, steps: int
         signal=signal,
         noise_deviation=deviation,
         exposures=exposures,
+        participation=float(sampling.exact_probability(plan.sampling)),
         epsilon_at=lambda delta: ask(delta=delta).epsilon,
     )
 

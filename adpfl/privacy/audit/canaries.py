@@ -181,10 +181,10 @@ class CanaryEngine(PrivacyEngine):
         released = super().release(step, _Joined(gradients, self, chosen, step))
         if released.clip_norm is None:
             raise PrivacyError("privacy.mode is none; there is no promise to audit")
-        seen = released.mean_gradient.numpy()[self._canaries.coordinates].astype(np.float64)
+        seen = released.mean_gradient.cpu().numpy()[self._canaries.coordinates].astype(np.float64)
         in_clip_norms = seen * self._public_divisor / released.clip_norm
         self.scores += self._canaries.signs(step) * (in_clip_norms - known.share_of(released.clip_norm))
-        self.released_total += released.mean_gradient
+        self.released_total += released.mean_gradient.cpu()
         self.steps += 1
         return released
 
@@ -234,5 +234,5 @@ class _KnownUnits:
         for rows, norms in self._rows:
             finite = torch.isfinite(norms)
             scaled = rows[finite] / norms[finite].clamp(min=clip_norm)[:, None]
-            total += scaled.sum(dim=0).numpy()
+            total += scaled.sum(dim=0).cpu().numpy()
         return total
