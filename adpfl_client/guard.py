@@ -78,6 +78,7 @@ class RunCost:
     """The same run at the policy's delta: what counts against the cap."""
     epsilon_cap: float
     accepted_unbounded: AcceptUnbounded | None
+    """The policy's entry, where the run has no finite guarantee and needs one."""
     spent_before: Spent | None
     forecast: Forecast | None = None
     """The ledger's word on the whole run, together with all earlier ones; None once the run has begun."""
@@ -204,15 +205,17 @@ def price(
             plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps, delta=delta
         )
 
+    at_policy = guarantee_at(policy.delta)
+    accepted = next((entry for entry in policy.accept_unbounded if entry.run == plan.run), None)
     cost = RunCost(
         run=plan.run,
         plan_digest=plan.digest(),
         rounds=plan.rounds,
         data_set_id=policy.data_set_id,
         guarantee=guarantee_at(None),
-        at_policy=guarantee_at(policy.delta),
+        at_policy=at_policy,
         epsilon_cap=policy.epsilon_cap,
-        accepted_unbounded=next((entry for entry in policy.accept_unbounded if entry.run == plan.run), None),
+        accepted_unbounded=accepted if isinf(at_policy.epsilon) else None,
         spent_before=spent,
         forecast=forecast,
     )

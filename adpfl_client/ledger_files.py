@@ -23,6 +23,9 @@ DATABASE_NAME: Final = "ledger.sqlite"
 KEY_NAME: Final = "ledger.key"
 HEAD_NAME: Final = "ledger.head"
 
+RECORDED_RUNS: Final = "runs"
+"""The folder in which the agent keeps the records of its runs, one folder each."""
+
 LOCK_WAIT_SECONDS: Final = 30.0
 _LOCK_POLL_SECONDS: Final = 0.02
 
@@ -80,6 +83,7 @@ class LedgerFiles:
             for path in (self.database, self.key):
                 if path.exists():
                     raise IntegrityError(f"{self.head}: is missing beside {path.name}; it was removed")
+            self._require_no_history()
             write_bytes(self.head, _head_line(GENESIS))
         if self.remembered_head() != GENESIS:
             for path in (self.database, self.key):
@@ -88,11 +92,21 @@ class LedgerFiles:
                         f"{path}: is missing, but {HEAD_NAME} remembers a ledger; restore it from the backup"
                     )
             return False
+        self._require_no_history()
         if not self.key.exists():
             if self.database.exists():
                 raise IntegrityError(f"{self.key}: is missing beside {DATABASE_NAME}; it was removed")
             write_bytes(self.key, os.urandom(KEY_BYTES))
         return True
+
+    def _require_no_history(self) -> None:
+        """Refuse to begin anew where runs have left records: a run is recorded after the ledger was made."""
+        recorded = sorted(self.folder.glob(f"{RECORDED_RUNS}/*"))
+        if recorded:
+            raise IntegrityError(
+                f"{self.head}: names no entry, but {RECORDED_RUNS}/{recorded[0].name} is the record of a "
+                "run; the ledger was removed: restore it from the backup"
+            )
 
     def read_key(self) -> bytes:
         """The chain's key.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import structlog
 from torch import Tensor
 
-from adpfl.errors import IntegrityError, ModelMismatchError, StateError
+from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
@@ -151,8 +151,7 @@ def _train(
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
-    taking_part = participants(site, run)
-    reservation = _reserve(site, run, key, state, taking_part)
+    taking_part, reservation = _reserve(site, run, key, state)
     heartbeat.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
@@ -211,19 +210,26 @@ def _run_steps(
 
 
 def _reserve(
-    site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None, taking_part: Participants
-) -> Reservation:
-    request = spend_request(
-        site,
-        run,
-        taking_part.patients,
-        round_number=key.round,
-        base_digest=key.base_digest,
-        first_step=0 if state is None else state.steps_taken,
-    )
-    reservation = site.ledger.reserve(request, site.config.policy.ledger_policy(), now=site.clock())
-    run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
-    return reservation
+    site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None
+) -> tuple[Participants, Reservation]:
+    while True:
+        taking_part = participants(site, run)
+        request = spend_request(
+            site,
+            run,
+            taking_part.patients,
+            round_number=key.round,
+            base_digest=key.base_digest,
+            first_step=0 if state is None else state.steps_taken,
+        )
+        try:
+            reservation = site.ledger.reserve(request, site.config.policy.ledger_policy(), now=site.clock())
+        except PrivacyError:
+            if participants(site, run) == taking_part:
+                raise
+            continue  # somebody was excluded between the question and the reservation: ask again
+        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        return taking_part, reservation
 
 
 def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:

@@ -134,6 +134,12 @@ def test_no_finite_guarantee_needs_a_signature_for_that_very_run(privacy: dict[s
     assert ("not a guarantee of this run" in text) == (privacy is PERCENTILE)
 
 
+def test_an_acceptance_that_a_finite_run_does_not_need_is_not_shown() -> None:
+    cost = checked(policy=site_policy(accept_unbounded=(SIGNED,)))
+    assert "accepted without" not in "\n".join(cost.lines())
+    assert "19.05 of a cap of 20" in "\n".join(cost.lines())
+
+
 def test_approval_by_hand_is_of_the_very_plan() -> None:
     plan = run_plan()
     with pytest.raises(
@@ -215,3 +221,22 @@ def test_metrics_leave_only_named_and_noised() -> None:
 def test_a_policy_that_breaks_a_rule_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         site_policy(**change)
+
+
+def test_noise_calibrated_to_another_length_is_no_plan() -> None:
+    rigorous = {"mode": "rigorous", "target_epsilon": 8.0, "sampling": {"mode": "full"}}
+    assert run_plan(privacy=rigorous | {"total_steps": 10}).arm == "adp-fl"
+    for steps in (9, 11, None):
+        with pytest.raises(ValidationError, match="must be 10, rounds times local"):
+            run_plan(privacy=rigorous | {"total_steps": steps})
+
+
+def test_a_fixed_threshold_is_no_run_without_privacy() -> None:
+    fixed = {"method": "fixed", "clip_norm": 1.0}
+    rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "threshold": fixed}
+    assert [run_plan(privacy=one).arm for one in (rigorous, PAPER, PERCENTILE, NONE)] == [
+        "dp-fl",
+        "dp-fl",
+        "adp-fl",
+        "fl",
+    ]

@@ -323,3 +323,56 @@ def test_an_excluded_patient_takes_part_no_more_and_keeps_a_place(
         terms = store.terms("derm")
         assert terms is not None
         assert terms.unit_count == declared
+
+
+def test_an_exclusion_between_question_and_reservation_is_heeded(
+    config: SiteConfig, open_agent: Any, make_plan: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(make_plan(privacy={"mode": "none", "sampling": {"mode": "full"}}))
+    reserve = LedgerStore.reserve
+
+    def excluding(store: LedgerStore, *arguments: Any, now: float) -> Any:
+        store.exclude(first_patient(config), reason="withdrew", by="Dr. Ada", now=now)
+        return reserve(store, *arguments, now=now)
+
+    monkeypatch.setattr(LedgerStore, "reserve", excluding)
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "finished", outcome.summary
+
+
+RIGOROUS = {
+    "mode": "rigorous",
+    "mechanism": "gaussian",
+    "threshold": {"method": "fixed", "clip_norm": 1.0},
+    "sampling": {"mode": "full"},
+    "target_epsilon": 8.0,
+    "total_steps": 2,
+}
+
+
+def test_a_run_calibrated_to_the_cap_finishes_and_takes_it_whole(
+    config: SiteConfig, command: Callable[..., Result], open_agent: Any, make_plan: Any, serve: Any
+) -> None:
+    serve(make_plan(privacy=RIGOROUS, rounds=1))
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "finished", outcome.summary
+    document = json.loads(command("ledger", "--json").output)
+    assert document["dedicated_to"] == "derm"
+    assert 7.9 < document["epsilon"] <= document["epsilon_cap"] == 8.0
+    offer = (config.state_dir / "runs" / "derm" / "offer.json").read_text()
+    assert "no other run may ever follow on these patients" in offer
+
+
+def test_a_run_that_could_not_finish_is_refused_before_anything_is_spent(
+    config: SiteConfig, open_agent: Any, make_plan: Any, serve: Any
+) -> None:
+    service = serve(make_plan(privacy=RIGOROUS | {"target_epsilon": 8.5}, rounds=1))
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "refused"
+    assert "epsilon_cap is 8" in outcome.summary
+    assert service.commits == []
+    with LedgerStore.open(config.state_dir, NOW) as store:
+        assert store.reservations() == ()

@@ -198,6 +198,17 @@ def test_a_crash_while_the_ledger_is_made_leaves_one_that_opens(tmp_path: Path, 
     assert (tmp_path / "ledger.head").read_text() != "00" * 32
 
 
+@pytest.mark.parametrize("head", [None, "00" * 32])
+def test_a_ledger_is_not_begun_anew_beside_the_records_of_runs(spent_state: Path, head: str | None) -> None:
+    for path in spent_state.iterdir():
+        path.unlink()
+    (spent_state / "runs" / "first").mkdir(parents=True)
+    if head is not None:
+        (spent_state / "ledger.head").write_text(head)
+    with pytest.raises(IntegrityError, match="runs/first is the record of a run; the ledger was removed"):
+        LedgerStore.open(spent_state, NOW)
+
+
 @pytest.mark.parametrize("left", [{"ledger.key"}, {"ledger.sqlite"}, {"ledger.key", "ledger.sqlite"}])
 def test_removed_files_are_not_taken_for_a_half_made_ledger(spent_state: Path, left: set[str]) -> None:
     for path in spent_state.iterdir():
