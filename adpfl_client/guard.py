@@ -19,7 +19,7 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
-from adpfl.privacy.plan import Delta
+from adpfl.privacy.plan import Delta, RigorousPrivacy
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -235,6 +235,21 @@ def require_approval(cost: RunCost, policy: SitePolicy, approved: Collection[str
         raise BudgetError(
             f"run {cost.run} awaits approval of plan {cost.plan_digest} by: adpfl-client approve {cost.run}; "
             f"{cost.lines()[1]}"
+        )
+
+
+def require_records(plan: RunPlan, most_records: int) -> None:
+    """Refuse a plan whose figure for a patient rests on fewer records than a patient here has.
+
+    Raises:
+        ConfigError: a patient has more records than the plan says.
+    """
+    if not isinstance(plan.privacy, RigorousPrivacy) or plan.privacy.records_per_patient is None:
+        return
+    if most_records > plan.privacy.records_per_patient:
+        raise ConfigError(
+            f"run {plan.run}: privacy.records_per_patient is {plan.privacy.records_per_patient}; "
+            f"a patient here has {most_records}"
         )
 
 

@@ -1,6 +1,7 @@
 """One run as this site sees it: the plan it was offered, the data it brings, the price it approved."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def approve(site: Site, run: LocalRun) -> guard.RunCost:
         ConfigError: the policy refuses the plan.
     """
     policy = site.config.policy
+    guard.require_records(run.plan, max(Counter(case.patient for case in run.data.training).values()))
     taking_part = participants(site, run)
     forecast = None
     if not site.ledger.reservations(run.name):

@@ -380,6 +380,7 @@ class LedgerBook:
             steps=request.steps,
             first_step=request.first_step,
             repeated=repeated,
+            records=ledger_requests.records_of_a_patient(request.privacy),
         )
 
     def _admit(

@@ -7,6 +7,7 @@ from adpfl.errors import ConfigError, StateError
 from adpfl.privacy import accounting
 from adpfl.privacy.events import Charge
 from adpfl.privacy.ledger_records import SpendRequest
+from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy
 
 
 def metric_name(request: SpendRequest) -> str | None:
@@ -31,8 +32,18 @@ def whole_charges(request: SpendRequest) -> tuple[Charge, ...] | None:
         unit_count=request.unit_count,
         dimension=request.dimension,
         steps=request.planned_steps,
+        records=records_of_a_patient(request.privacy),
     )
     return (*steps, *request.planned_metrics)
+
+
+def records_of_a_patient(privacy: PrivacyPlan) -> int:
+    """How many records of a patient a release may hold: the ledger charges patients, not records.
+
+    Where the unit is the record and the plan does not say how many a patient has, one: the figures are those
+    of a record then, and say so.
+    """
+    return (privacy.records_per_patient or 1) if isinstance(privacy, RigorousPrivacy) else 1
 
 
 def terms_body(request: SpendRequest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from adpfl.privacy import accounting, ledger_cap
-from adpfl.privacy.events import Charge, UnboundedEvent
+from adpfl.privacy.events import Charge, RegisteredEvent, UnboundedEvent
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger_records import Reservation
 from adpfl.privacy.plan import PrivacyPlan
@@ -35,7 +35,13 @@ def spent_guarantee(
     )
     # Steps alone do not tell what a repeated attempt costs under `partition`; the ledger's own charges do.
     finite = [reservation for reservation in reservations if not reservation.is_unbounded]
-    epsilon = ledger_cap.group_epsilon(finite, figure.delta, dedicated=dedicated)
+    unbounded = len(finite) < len(reservations)
+    of_patient = ledger_cap.group_epsilon(finite, figure.delta, dedicated=dedicated)
+    if figure.records_per_patient is None:
+        of_unit = of_patient
+    else:
+        # The ledger charges patients; the run's own unit is the record.
+        of_unit = accounting.certify(_of_one_record(ledger_cap.all_charges(finite)), figure.delta).epsilon
     if_fixed = [
         Charge(event=charge.event.if_fixed, count=charge.count)
         for reservation in reservations
@@ -44,7 +50,18 @@ def spent_guarantee(
     ]
     return figure.model_copy(
         update={
-            "epsilon": epsilon if len(finite) == len(reservations) else math.inf,
+            "epsilon": math.inf if unbounded else of_unit,
             "epsilon_if_fixed": accounting.certify(if_fixed, figure.delta).epsilon if if_fixed else None,
+            "epsilon_per_patient": None if figure.records_per_patient is None else of_patient,
         }
     )
+
+
+def _of_one_record(charges: Sequence[Charge]) -> list[Charge]:
+    """What one record was exposed to, from what a patient of several was."""
+    return [
+        charge
+        if isinstance(charge.event, UnboundedEvent | RegisteredEvent)
+        else Charge(event=charge.event.model_copy(update={"records": 1}), count=charge.count)
+        for charge in charges
+    ]

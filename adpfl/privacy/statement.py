@@ -46,6 +46,9 @@ class PrivacyStatement(FrozenModel):
     epsilon_if_fixed_meaning: str | None
     """Stands wherever `epsilon_if_fixed` does."""
     unit: str
+    records_per_patient: Count | None
+    epsilon_per_patient: Epsilon | None
+    """Where the unit is the record: the figure of a patient with at most `records_per_patient` of them."""
     neighboring_relation: str
     sampling: str
     mechanism: str
@@ -99,6 +102,8 @@ def guarantee_part(guarantee: Guarantee) -> dict[str, Any]:
         "epsilon_if_fixed": guarantee.epsilon_if_fixed,
         "epsilon_if_fixed_meaning": None if guarantee.epsilon_if_fixed is None else IF_FIXED_MEANING,
         "unit": guarantee.unit,
+        "records_per_patient": guarantee.records_per_patient,
+        "epsilon_per_patient": guarantee.epsilon_per_patient,
         "neighboring_relation": guarantee.neighboring_relation,
         "sampling": guarantee.sampling,
         "mechanism": guarantee.mechanism,

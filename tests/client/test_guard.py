@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.ledger import Forecast, Spent
-from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update
+from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update, require_records
 
 PAPER = {
     "mode": "paper",
@@ -240,3 +240,12 @@ def test_a_fixed_threshold_is_no_run_without_privacy() -> None:
         "adp-fl",
         "fl",
     ]
+
+
+def test_a_patient_with_more_records_than_the_plan_counts_is_refused() -> None:
+    rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "unit": "record"}
+    plan = run_plan(privacy=rigorous | {"records_per_patient": 3})
+    require_records(plan, 3)
+    with pytest.raises(ConfigError, match="records_per_patient is 3; a patient here has 4"):
+        require_records(plan, 4)
+    require_records(run_plan(privacy=rigorous), 40)

@@ -247,3 +247,14 @@ def test_foresight_tells_what_the_whole_run_would_take_and_changes_nothing() -> 
     assert not shared.dedicated
     with pytest.raises(BudgetError, match="by its last round"):
         book.foresee(request(planned_steps=100), POLICY, ("ann", "bob"))
+
+
+def test_patients_are_charged_for_all_their_records() -> None:
+    book = Book()
+    plan = gaussian(noise_multiplier=400.0, unit="record", records_per_patient=4)
+    book.reserve(later(privacy=plan))
+    figure = book.guarantee_of("later")
+    assert figure.epsilon_per_patient == book.spent("clinic", delta=DELTA).epsilon
+    assert figure.epsilon_per_patient > 3 * figure.epsilon > 0
+    planned = accounting.guarantee(plan, unit_count=100, dimension=1000, steps=STEPS)
+    assert (figure.epsilon, figure.epsilon_per_patient) == (planned.epsilon, planned.epsilon_per_patient)
