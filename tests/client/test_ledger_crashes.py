@@ -4,6 +4,7 @@ Processes are forked and speak through a pipe: what a child was told by `reserve
 the child goes on, so the parent knows what might have been released when the child died.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -208,11 +209,13 @@ def killed_at_random_moments(state: Path, times: int) -> None:
     for attempt in range(times):
         seconds = draws.uniform(0.001, 0.03)
 
-        def work(say: Say, first: int = 200 * attempt + 1, seconds: float = seconds) -> None:
+        def work(say: Say, first: int = 10_000 * attempt + 1, seconds: float = seconds) -> None:
             # By default the alarm ends the process on the spot, as SIGKILL does.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            if first % 20_000 == 1:  # every other time a whole round comes first, however slow the machine is
+                a_round(state, say, first)
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            for number in range(first, first + 200):
+            for number in itertools.count(first + 1):
                 a_round(state, say, number)
 
         said, by = forked(work)
