@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adpfl.config import parse
-
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -60,6 +58,7 @@ def audit(
     """
     from rich.console import Console  # noqa: PLC0415 - help needs none of these
 
+    from adpfl.config import parse  # noqa: PLC0415
     from adpfl.experiment.audit import AuditSetting, audit_pipeline  # noqa: PLC0415
     from adpfl.privacy.plan import RigorousPrivacy  # noqa: PLC0415
 

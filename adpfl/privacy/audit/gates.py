@@ -46,6 +46,10 @@ THRESHOLDS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Where the second gate calls a canary present, in promised scores of a present one. The best places for
 defects that enlarge a contribution lie above 1."""
 
+LAPLACE_SHARE: Final = 0.75
+"""What a sum of a few Laplace noises shows of its limit on mu at the best threshold: with T = 1, 0.84 after
+two steps and 0.74 after six."""
+
 USEFUL_RESOLUTION: Final = 2.0
 """A gate that would miss more than a factor of two says that it cannot tell."""
 
@@ -75,9 +79,14 @@ class Promise:
         """T * sqrt(steps), over the steps in which one unit takes part at most."""
         return self.signal * math.sqrt(self.exposures)
 
+    @property
+    def visible_mu(self) -> float:
+        """What the best threshold shows of `mu`: all of it under Gaussian noise."""
+        return self.mu * (LAPLACE_SHARE if self.noise_deviation > 1.0 else 1.0)
+
     def scored_mu(self, steps: int) -> float:
-        """What a correct engine's summed score is worth: rare canaries meet the noise of every step."""
-        return self.participation * self.signal * math.sqrt(steps)
+        """What a correct engine's summed score shows: rare canaries meet the noise of every step."""
+        return self.visible_mu * self.participation * math.sqrt(steps / self.exposures)
 
 
 class Group:

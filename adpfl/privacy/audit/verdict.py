@@ -24,7 +24,7 @@ MIN_STEPS: Final = 2
 LOUD_NORM: Final = 3.0
 """Raw norm of an ordinary canary in clip norms: a clip that does nothing shows."""
 
-FAINT_MU: Final = 1.5
+FAINT_MU: Final = 2.0
 """What faint canaries are promised to be worth under the second gate, where it measures best."""
 
 
@@ -36,7 +36,7 @@ def families_for(promise: Promise, *, canaries: int) -> tuple[Family, ...]:
     """
     loud = tuple(Family(alternating=alternating, raw_norm=LOUD_NORM) for alternating in (False, True))
     error_probability = error_of_one_test(families=2)
-    if mu_resolution(promise.mu, promise.mu, canaries // 4, error_probability) <= USEFUL_RESOLUTION:
+    if mu_resolution(promise.mu, promise.visible_mu, canaries // 4, error_probability) <= USEFUL_RESOLUTION:
         return loud
     share = min(1.0, FAINT_MU / promise.mu)
     # So weak a noise hides nothing of a contribution: few loud canaries do, and faint ones need numbers.
