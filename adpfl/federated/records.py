@@ -64,10 +64,12 @@ class StepRecord(FrozenModel):
     nonfinite_units: int
 
 
-class PatientScore(FrozenModel):
-    """Held-out scores of one patient, under a case label local to the site (never a name)."""
+class CaseScore(FrozenModel):
+    """Scores of one structure in one held-out case, under labels local to the site (never names)."""
 
     case: str
+    patient: str
+    """A patient with two images has two cases, and counts once in every mean over patients."""
     structure: str
     dice: float
     hd95: float | None
@@ -81,7 +83,8 @@ class EvaluationRecord(FrozenModel):
     round: int
     """0 is the initial model."""
     mean_dice: float
-    scores: tuple[PatientScore, ...]
+    """Mean over patients; a patient's cases and structures are averaged first."""
+    scores: tuple[CaseScore, ...]
 
 
 class SiteRunRecord(FrozenModel):

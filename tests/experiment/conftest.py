@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from adpfl.experiment.arms import Arm, privacy_of_arm
 from adpfl.federated.records import (
+    CaseScore,
     EvaluationRecord,
-    PatientScore,
     ServerRound,
     ServerRunRecord,
     SiteRunRecord,
@@ -105,8 +105,9 @@ def _evaluation(number: int, mean: float, patients: int, draw: random.Random) ->
     for patient in range(patients):
         dice = min(0.97, max(0.0, draw.gauss(mean, 0.17)))
         scores.append(
-            PatientScore(
+            CaseScore(
                 case=f"case-{patient:03d}",
+                patient=f"patient-{patient:03d}",
                 structure="lesion",
                 dice=dice,
                 hd95=None if dice == 0 else 4 + 90 * (1 - dice) * draw.uniform(0.6, 1.4),

@@ -1,4 +1,4 @@
-"""The report's charts: Dice over rounds, Dice over cases, thresholds and norms over steps.
+"""The report's charts: Dice over rounds, Dice over patients, thresholds and norms over steps.
 
 Dice axes always run from 0 to 1, so that no arm looks better by its scale. Series differ by colour, marker
 and label.
@@ -69,7 +69,7 @@ def convergence(name: str, results: Sequence[SiteResult], width: int) -> Markup:
 
 
 def patients(name: str, results: Sequence[SiteResult], width: int) -> Markup:
-    """Every held-out case's final Dice as a mark, with quartiles and mean, one row a site."""
+    """Every held-out patient's final Dice as a mark, with quartiles and mean, one row a site."""
     rows = [(result, result.final.dice) for result in results if result.final and result.final.dice]
     with drawing(name, width, 56 + (44 if width < WIDE else 50) * len(rows)) as figure:
         axes = figure.subplots()
@@ -77,14 +77,14 @@ def patients(name: str, results: Sequence[SiteResult], width: int) -> Markup:
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         for row, (result, dice) in enumerate(rows):
-            _case_row(axes, len(rows) - 1 - row, result, dice)
+            _patient_row(axes, len(rows) - 1 - row, result, dice)
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_yticks(
             [len(rows) - 1 - row for row in range(len(rows))],
             [short(result.site, 12 if width < WIDE else 24) for result, _ in rows],
         )
-        axes.set_xlabel("Dice of one case, final model")
+        axes.set_xlabel("Dice of one patient, final model")
         ranges = "; ".join(
             f"{result.site}: median {number(dice.quartiles[1])}, "
             f"from {number(dice.lowest)} to {number(dice.highest)}"
@@ -92,7 +92,7 @@ def patients(name: str, results: Sequence[SiteResult], width: int) -> Markup:
         )
         return to_svg(
             figure,
-            description=f"Dice of each held-out case under the final model. {ranges}.",
+            description=f"Dice of each held-out patient under the final model. {ranges}.",
             css_class="wide" if width >= WIDE else "narrow",
         )
 
@@ -166,7 +166,7 @@ def _label_ends(axes: Axes, evaluated: Sequence[SiteResult], last_round: int) ->
         )
 
 
-def _case_row(axes: Axes, row: int, result: SiteResult, dice: Spread) -> None:
+def _patient_row(axes: Axes, row: int, result: SiteResult, dice: Spread) -> None:
     color = LIGHT[site_role(result.position)]
     low, median, high = dice.quartiles
     axes.barh(row, high - low, left=low, height=0.5, color=color, alpha=0.16, linewidth=0)

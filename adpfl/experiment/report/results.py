@@ -1,7 +1,6 @@
 """Figures derived from a joined record: scores a site, their spread over patients, thresholds over steps.
 
-A case counts once: its structures are averaged before cases are compared. Records know cases, not
-patients: a patient with two images counts twice.
+A patient counts once: its images and structures are averaged before patients are compared.
 """
 
 import math
@@ -10,17 +9,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from adpfl.federated.records import EvaluationRecord, PatientScore, ServerRunRecord, SiteRunRecord
+from adpfl.federated.records import CaseScore, EvaluationRecord, ServerRunRecord, SiteRunRecord
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How one score is spread over held-out cases.
+    """How one score is spread over held-out patients.
 
     Attributes:
-        values: one value a case, ascending.
+        values: one value a patient, ascending.
         mean: arithmetic mean.
-        deviation: sample standard deviation; 0 for a single case.
+        deviation: sample standard deviation; 0 for a single patient.
         quartiles: 25, 50 and 75 %, linearly interpolated.
     """
 
@@ -31,26 +30,26 @@ class Spread:
 
     @property
     def lowest(self) -> float:
-        """The worst case, where larger is better."""
+        """The worst patient, where larger is better."""
         return self.values[0]
 
     @property
     def highest(self) -> float:
-        """The best case, where larger is better."""
+        """The best patient, where larger is better."""
         return self.values[-1]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One evaluation of the global model on one site's held-out cases, all structures or one.
+    """One evaluation of the global model on one site's held-out patients, all structures or one.
 
     Attributes:
         round: 0 is the initial model.
         mean_dice: as the site recorded it.
-        dice: over cases; None where the record holds no case's score.
-        hd95: over cases with a finite distance; None where there is none.
+        dice: over patients; None where the record holds no score.
+        hd95: over patients with a finite distance; None where there is none.
         hd95_unit: `mm` or `px`.
-        hd95_undefined: cases without a distance, because one of the two masks is empty.
+        hd95_undefined: patients without a distance, because one of the two masks is empty.
     """
 
     round: int
@@ -96,16 +95,16 @@ def site_results(server: ServerRunRecord, sites: Iterable[SiteRunRecord]) -> tup
 
 
 def scores_of(evaluation: EvaluationRecord) -> Scores:
-    """Summarise one evaluation over its cases."""
-    hd95 = _per_case(evaluation.scores, lambda score: score.hd95)
-    cases = {score.case for score in evaluation.scores}
+    """Summarise one evaluation over its patients."""
+    hd95 = _per_patient(evaluation.scores, lambda score: score.hd95)
+    patients = {score.patient for score in evaluation.scores}
     return Scores(
         round=evaluation.round,
         mean_dice=evaluation.mean_dice,
-        dice=spread(_per_case(evaluation.scores, lambda score: score.dice)),
+        dice=spread(_per_patient(evaluation.scores, lambda score: score.dice)),
         hd95=spread(hd95),
         hd95_unit=evaluation.scores[0].hd95_unit if evaluation.scores else "px",
-        hd95_undefined=len(cases) - len(hd95),
+        hd95_undefined=len(patients) - len(hd95),
     )
 
 
@@ -119,7 +118,7 @@ def scores_by_structure(evaluation: EvaluationRecord) -> tuple[tuple[str, Scores
             scores_of(
                 EvaluationRecord(
                     round=evaluation.round,
-                    mean_dice=statistics.fmean(score.dice for score in scores),
+                    mean_dice=statistics.fmean(_per_patient(scores, lambda score: score.dice)),
                     scores=scores,
                 )
             ),
@@ -163,15 +162,13 @@ def clipped_share(record: SiteRunRecord) -> float | None:
     return sum(step.clipped_units for step in record.steps) / units if units else None
 
 
-def _per_case(
-    scores: Iterable[PatientScore], pick: Callable[[PatientScore], float | None]
-) -> tuple[float, ...]:
-    by_case: dict[str, list[float]] = defaultdict(list)
+def _per_patient(scores: Iterable[CaseScore], pick: Callable[[CaseScore], float | None]) -> tuple[float, ...]:
+    by_patient: dict[str, list[float]] = defaultdict(list)
     for score in scores:
         value = pick(score)
         if value is not None and math.isfinite(value):
-            by_case[score.case].append(value)
-    return tuple(statistics.fmean(values) for values in by_case.values())
+            by_patient[score.patient].append(value)
+    return tuple(statistics.fmean(values) for values in by_patient.values())
 
 
 def _quantile(ordered: tuple[float, ...], probability: float) -> float:

@@ -19,7 +19,7 @@ from adpfl.experiment.report.results import (
     site_results,
 )
 from adpfl.experiment.report.timeline_words import SERVER
-from adpfl.federated.records import PatientScore, ServerRunRecord, TimelineEvent
+from adpfl.federated.records import CaseScore, ServerRunRecord, TimelineEvent
 from adpfl.privacy.guarantee import Guarantee
 
 MAX_OVERLAYS = 24
@@ -142,7 +142,7 @@ def result_notes(results: Sequence[SiteResult]) -> list[str]:
     notes = []
     undefined = [(r.site, r.final.hd95_undefined) for r in results if r.final and r.final.hd95_undefined]
     if undefined:
-        told = words.joined([f"{words.count(number, 'case')} at {site}" for site, number in undefined])
+        told = words.joined([f"{words.count(number, 'patient')} at {site}" for site, number in undefined])
         notes.append(
             f"HD95 is undefined where one of the two masks is empty: {told} under the final model. Such a "
             "miss counts as Dice 0 and is left out of HD95, so read the two together."
@@ -248,7 +248,7 @@ def _if_fixed(guarantee: Guarantee) -> str:
     return "no noise" if math.isinf(guarantee.epsilon) else "the same"
 
 
-def _final_scores(result: SiteResult) -> tuple[PatientScore, ...]:
+def _final_scores(result: SiteResult) -> tuple[CaseScore, ...]:
     return result.record.evaluations[-1].scores if result.record.evaluations else ()
 
 

@@ -11,11 +11,13 @@ from adpfl.experiment.report.results import (
     site_results,
     spread,
 )
-from adpfl.federated.records import EvaluationRecord, PatientScore
+from adpfl.federated.records import CaseScore, EvaluationRecord
 
 
-def score(case, dice, hd95, structure="lesion"):
-    return PatientScore(case=case, structure=structure, dice=dice, hd95=hd95, hd95_unit="mm")
+def score(case, dice, hd95, structure="lesion", patient=None):
+    return CaseScore(
+        case=case, patient=patient or case, structure=structure, dice=dice, hd95=hd95, hd95_unit="mm"
+    )
 
 
 def test_spread_of_four():
@@ -51,6 +53,18 @@ def test_a_case_counts_once_and_a_missing_distance_is_counted():
     assert (kidney, tumour) == ("kidney", "tumour")
     assert (of_kidney.mean_dice, of_tumour.mean_dice) == pytest.approx((0.4, 0.5))
     assert of_tumour.hd95.values == (4.0,)
+
+
+def test_a_patient_with_two_images_counts_once():
+    evaluation = EvaluationRecord(
+        round=1,
+        mean_dice=0.6,
+        scores=(score("a", 0.9, 1.0, patient="p"), score("b", 0.7, 3.0, patient="p"), score("c", 0.4, None)),
+    )
+    found = scores_of(evaluation)
+    assert found.dice.values == pytest.approx((0.4, 0.8))
+    assert found.hd95.values == pytest.approx((2.0,))
+    assert found.hd95_undefined == 1
 
 
 def test_sites_count_equally(plan_of, server_of, site_of):
