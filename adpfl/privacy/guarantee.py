@@ -1,9 +1,9 @@
 """A privacy figure that never stands alone: epsilon with everything needed to read it."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from adpfl.config import FrozenModel
 
@@ -12,8 +12,15 @@ def _json_epsilon(epsilon: float) -> float | str:
     return "inf" if math.isinf(epsilon) else epsilon
 
 
+def _read_epsilon(value: Any) -> Any:
+    return math.inf if value == "inf" else value
+
+
 Epsilon = Annotated[
-    float, Field(ge=0.0, allow_inf_nan=True), PlainSerializer(_json_epsilon, when_used="json-unless-none")
+    float,
+    BeforeValidator(_read_epsilon),
+    Field(ge=0.0, allow_inf_nan=True),
+    PlainSerializer(_json_epsilon, when_used="json-unless-none"),
 ]
 """Infinite where no finite guarantee holds; JSON, which has no infinity, holds the text "inf"."""
 
