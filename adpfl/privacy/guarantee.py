@@ -18,8 +18,8 @@ def _read_epsilon(value: Any) -> Any:
 
 Epsilon = Annotated[
     float,
-    BeforeValidator(_read_epsilon),
     Field(ge=0.0, allow_inf_nan=True),
+    BeforeValidator(_read_epsilon),
     PlainSerializer(_json_epsilon, when_used="json-unless-none"),
 ]
 """Infinite where no finite guarantee holds; JSON, which has no infinity, holds the text "inf"."""
