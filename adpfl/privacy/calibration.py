@@ -66,16 +66,22 @@ def least_multiplier(epsilon: Callable[[float], float], target: float) -> float:
     if low is None:
         return high[0]
     (z_low, above), (z_high, below) = low, high
+    nudge, turn, width = 0.0, 0, math.inf
     while z_high / z_low > 1.0 + _RELATIVE_TOLERANCE:
-        share = above / (above - below) if below > -math.inf else 0.5
-        share = min(max(share, 0.02), 0.98)
-        # Step a little beyond the secant, in turn: both ends then close in.
-        middle = z_low * (z_high / z_low) ** share
+        stalled = turn % 3 == 2 and math.log(z_high / z_low) > 0.25 * width
+        if turn % 3 == 0:
+            width = math.log(z_high / z_low)
+        turn += 1
+        share = 0.5 if stalled or below == -math.inf else above / (above - below)
+        # Epsilon is nearly a power of z: the secant meets it at once. A step beyond it closes the other side.
+        middle = z_low * (z_high / z_low) ** share * (1.0 + nudge)
+        if not z_low < middle < z_high:
+            middle = math.sqrt(z_low * z_high)
         value = _excess(epsilon, middle, target)
         if value > 0.0:
-            z_low, above, below = middle, value, below / 2.0
+            z_low, above, nudge = middle, value, 0.4 * _RELATIVE_TOLERANCE
         else:
-            z_high, below, above = middle, value, above / 2.0
+            z_high, below, nudge = middle, value, -0.4 * _RELATIVE_TOLERANCE
     rounded = _rounded_up(z_high)
     while epsilon(rounded) > target:
         rounded = _rounded_up(rounded * (1.0 + _RELATIVE_TOLERANCE))

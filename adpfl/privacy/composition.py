@@ -128,11 +128,12 @@ def _divergence(event: Event, orders: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _curve(event: Event, at: renyi.Curve) -> renyi.Curve:
-    """The curve of one event; a group of k records is one record with k times the shift.
+    """The curve of one event.
 
-    For k records under Poisson sampling: all of them at once with probability 1 - (1 - q)^k
-    (`pld.any_record_probability`). Under partition the worst case has all k in one batch: the divergences
-    are convex in the shift and 0 at 0, so one shift of k is no less than k shifts of 1.
+    A group of k records that are all in the sum is one record with k times the shift. Under partition that
+    is the worst case too, all k in one batch: the divergences are convex in the shift and 0 at 0, so one
+    shift of k is no less than k shifts of 1. Under Poisson sampling two bounds hold: k steps of one record
+    (`renyi.group_divergence`), and all k at once with probability 1 - (1 - q)^k.
     """
     match event:
         case UnboundedEvent():
@@ -143,11 +144,24 @@ def _curve(event: Event, at: renyi.Curve) -> renyi.Curve:
             return bounded
         case RegisteredEvent():
             return _registered_curve(event, at)
-    q = pld.any_record_probability(event.sampling_probability, event.records)
-    shift = event.signal * event.records
+    q, records = event.sampling_probability, event.records
+    at_once = renyi.poisson_sampled(_unsampled(event, records), at, pld.any_record_probability(q, records))
+    if q == 1.0 or records == 1:
+        return at_once
+    single = renyi.poisson_sampled(_unsampled(event, 1), ORDERS, q)
+    one_by_one = renyi.group_divergence(ORDERS, single, records)
+    with np.errstate(invalid="ignore"):  # infinite beyond the orders that k steps reach
+        between = np.interp(at, ORDERS, (ORDERS - 1.0) * one_by_one) / (at - 1.0)
+    least: renyi.Curve = np.fmin(at_once, between)
+    return least
+
+
+def _unsampled(event: LaplaceL2Event | LaplaceL1Event | GaussianEvent, records: int) -> renyi.CurveOf:
+    """Divergence of one release that holds all of so many records."""
+    shift = event.signal * records
     match event:
         case LaplaceL2Event():
-            bit = event.bit_signal * event.records
+            bit = event.bit_signal * records
 
             def release(a: renyi.Curve) -> renyi.Curve:
                 return renyi.laplace_l2_divergence(a, shift, event.dimension) + a * bit**2 / 2.0
@@ -162,7 +176,7 @@ def _curve(event: Event, at: renyi.Curve) -> renyi.Curve:
             def release(a: renyi.Curve) -> renyi.Curve:
                 return a * (shift**2 / 2.0)
 
-    return renyi.poisson_sampled(release, at, q)
+    return release
 
 
 def _registered_curve(event: RegisteredEvent, at: renyi.Curve) -> renyi.Curve:

@@ -9,12 +9,13 @@ The neighbouring relation is zero-out, which the library calls REPLACE_SPECIAL; 
 add-or-remove.
 
 **The grid.** "Connect the dots" discretisation (Doroshenko et al. 2022) gives an upper bound on any grid,
-and an error of second order in its step h. Two things set h from below: the composed range must fit a
-million cells, and rounding errors of about 1e-16 / h a cell add up over the compositions. So h is the
-loss range of one release over 2^15 or the composed range over 2^19, whichever is larger, and is made
-coarser until the excess mass that rounding left, times the number of releases, is under a thousandth.
-Rounding moves mass upwards (negative cells are cut to zero), so what is left of it errs to the safe side; a
-ten-thousandth of delta, and 2e-11 for the Fourier transform, are taken off delta besides.
+with an error of second order in its step h. Two things set h from below: the composed range must fit a
+million cells, and rounding errors of about 1e-16 / h a cell add up over the compositions. So the finest h is
+the loss range of one release over 2^14 (2^17 where a rare sample's usual loss is far below that range) or the
+composed range over 2^19, whichever is larger; then coarser grids are tried while they give less, and the
+least is taken. Rounding moves mass upwards (negative cells are cut to zero), so what is left of it errs to
+the safe side; a grid on which it left more than a hundredth in all is not used, and a ten-thousandth of
+delta, and 2e-11 for the Fourier transform, are taken off delta besides.
 """
 
 import math
@@ -39,12 +40,13 @@ SMALLEST_DELTA: Final = 1e-9
 
 _FOURIER_DELTA: Final = 2e-11
 _DELTA_RESERVE: Final = 1e-4
-_ONE_RELEASE_CELLS: Final = 1 << 15
+_FEWEST_CELLS: Final = 1 << 14
+_MOST_CELLS: Final = 1 << 17
 _MIXTURE_CELLS: Final = 1 << 11  # its cells are inverted one by one
 _COMPOSED_CELLS: Final = 1 << 19
 _LARGEST_STEP: Final = 600.0  # exp(h) must stay within a double
 _TAIL: Final = 1e-16
-_MASS_TOLERANCE: Final = 1e-3
+_MASS_TOLERANCE: Final = 1e-2
 
 
 def epsilon_of(spent: Mapping[Event, int], delta: float, *, at_most: float) -> float:
@@ -58,12 +60,18 @@ def epsilon_of(spent: Mapping[Event, int], delta: float, *, at_most: float) -> f
     counted = _by_counting(spent, delta)
     if all(_is_one_gaussian(event) for event in spent) or delta < SMALLEST_DELTA:
         return counted
-    composed = _composed(tuple(spent.items()), _power_of_two(at_most))
-    if composed is None:
-        return counted
-    with np.errstate(over="ignore"):  # exp(-loss) of an epsilon in the hundreds falls to zero
-        found = composed.get_epsilon_for_delta((1.0 - _DELTA_RESERVE) * delta - _FOURIER_DELTA)
-    return min(counted, float(found))
+    key = tuple(spent.items())
+    step = _finest_step(key, at_most)
+    best = math.inf
+    # Every grid gives an upper bound. Rounding grows as the step falls and discretisation as it rises:
+    # coarser grids are tried for as long as they pay.
+    while step <= _LARGEST_STEP:
+        found = _epsilon_on(key, _power_of_two(step), (1.0 - _DELTA_RESERVE) * delta - _FOURIER_DELTA)
+        if found >= best < math.inf:
+            break
+        best = found
+        step *= 4.0
+    return min(counted, best)
 
 
 def _by_counting(spent: Mapping[Event, int], delta: float) -> float:
@@ -106,29 +114,62 @@ def _gaussian_epsilon(squared_signal: float, delta: float) -> float:
     return found * (1.0 + 1e-11) + 1e-12 if found > 0.0 else 0.0  # the root's own tolerance
 
 
+def _finest_step(spent: tuple[tuple[Event, int], ...], at_most: float) -> float:
+    """The finest grid worth trying; infinite where an event has no distribution."""
+    widths = [_loss_range(event) for event, _ in spent]
+    if any(math.isinf(width) for width in widths):
+        return math.inf
+    finest = max(_step_for(event, width) for (event, _), width in zip(spent, widths, strict=True))
+    total_range = min(at_most, _range_by_counting(spent))
+    return _power_of_two(max(finest, 2.5 * total_range / _COMPOSED_CELLS))
+
+
+def _epsilon_on(spent: tuple[tuple[Event, int], ...], step: float, delta: float) -> float:
+    """Epsilon on one grid; infinite if rounding has left too much mass on it."""
+    composed = _composed(spent, step)
+    if composed is None:
+        return math.inf
+    sides = (composed._pmf_remove, composed._pmf_add)  # noqa: SLF001 - the library has no accessor
+    return max(_epsilon_of_side(side.to_dense_pmf(), delta) for side in sides)
+
+
+def _epsilon_of_side(side: Distribution, delta: float) -> float:
+    """Least epsilon at delta of one direction, in one sweep over arrays.
+
+    With U and L the masses of losses above a grid point, under the two laws, delta(epsilon) = U - L *
+    exp(epsilon) between that point and the next lower one. The library's own search visits cell by cell; it
+    serves where exp(-loss) leaves the range of a double. Mass that a numerical failure of the library's
+    truncation lost counts as infinite loss.
+    """
+    if side.size == 0:
+        return math.inf
+    probabilities = np.flip(side._probs)  # noqa: SLF001 - the library has no accessor
+    missing = 1.0 - side._infinity_mass - float(probabilities.sum())  # noqa: SLF001 - as above
+    infinite = side._infinity_mass + max(missing, 0.0)  # noqa: SLF001 - as above
+    top = (side._lower_loss + side.size - 1) * side._discretization  # noqa: SLF001 - as above
+    losses = top - side._discretization * np.arange(side.size)  # noqa: SLF001 - as above
+    if max(abs(losses[0]), abs(losses[-1])) > _LARGEST_STEP:
+        with np.errstate(over="ignore"):
+            return (
+                math.inf if infinite > delta else float(side.get_epsilon_for_delta(delta - max(missing, 0.0)))
+            )
+    if infinite > delta:
+        return math.inf
+    upper = infinite + np.cumsum(probabilities)
+    lower = np.cumsum(probabilities * np.exp(-losses))
+    reached = np.flatnonzero(upper - np.exp(losses) * lower > delta)
+    # Above the first point whose delta is too large lies the answer, between it and the one before.
+    last = int(reached[0]) - 1 if reached.size else side.size - 1
+    if last < 0 or upper[last] <= delta:
+        return max(float(losses[max(last, 0)]), 0.0)
+    return max(math.log((upper[last] - delta) / lower[last]), 0.0)
+
+
 @lru_cache(maxsize=64)
-def _composed(spent: tuple[tuple[Event, int], ...], at_most: float) -> Distribution | None:
-    """The composed distribution on a grid of its own choice, or None where it has none."""
+def _composed(spent: tuple[tuple[Event, int], ...], step: float) -> Distribution | None:
+    """The composition on one grid; None if rounding has left too much mass on it."""
     plain = [(event, count) for event, count in spent if not _is_one_gaussian(event)]
     squared = sum(count * _squared(event) for event, count in spent if _is_one_gaussian(event))
-    widths = [_loss_range(event) for event, _ in plain]
-    if squared:
-        widths.append(_gaussian_range(1.0 / math.sqrt(squared), 1.0))
-    if any(math.isinf(width) for width in widths):
-        return None
-    finest = min(_cells_for(event) for event, _ in plain) if plain else _ONE_RELEASE_CELLS
-    total_range = min(at_most, _range_by_counting(spent))
-    step = _power_of_two(max(max(widths) / finest, 2.5 * total_range / _COMPOSED_CELLS))
-    while step <= _LARGEST_STEP:
-        composed = _composed_on(plain, squared, step)
-        if composed is not None:
-            return composed
-        step *= 4.0
-    return None
-
-
-def _composed_on(plain: list[tuple[Event, int]], squared: float, step: float) -> Distribution | None:
-    """The composition on one grid; None if rounding has left too much mass on it."""
     composed: Distribution | None = None
     if squared:
         composed = pld_library.from_gaussian_mechanism(
@@ -205,12 +246,22 @@ def _loss_range(event: Event) -> float:
                 1.0 / signal, any_record_probability(event.sampling_probability, event.records)
             )
         case LaplaceL1Event():
-            reach = event.signal * event.records
-            return math.inf if _is_sampled(event) and reach > _LARGEST_STEP else 2.0 * reach
+            return _laplace_range(event)
         case ExponentialEvent():
             return 2.0 * event.epsilon * event.records
         case _:
             return math.inf
+
+
+def _laplace_range(event: LaplaceL1Event) -> float:
+    """Twice ln(1 + q * (exp(T) - 1)), T of all records together; infinite where the library overflows."""
+    reach = event.signal * event.records
+    if not _is_sampled(event):
+        return 2.0 * reach
+    if reach > _LARGEST_STEP:
+        return math.inf
+    q = any_record_probability(event.sampling_probability, event.records)
+    return 2.0 * math.log1p(q * math.expm1(reach))
 
 
 def _gaussian_range(deviation: float, probability: float) -> float:
@@ -260,9 +311,16 @@ def _squared(event: Event) -> float:
     return (event.signal * event.records) ** 2
 
 
-def _cells_for(event: Event) -> int:
-    mixture = isinstance(event, GaussianEvent) and event.records > 1
-    return _MIXTURE_CELLS if mixture else _ONE_RELEASE_CELLS
+def _step_for(event: Event, width: float) -> float:
+    """A grid step for one release whose loss is so wide: fine enough for the usual loss of a rare sample."""
+    if isinstance(event, GaussianEvent) and event.records > 1:
+        return width / _MIXTURE_CELLS
+    if isinstance(event, ExponentialEvent) or not _is_sampled(event):
+        return width / _FEWEST_CELLS
+    assert isinstance(event, GaussianEvent | LaplaceL1Event)
+    squared = min((event.signal * event.records) ** 2, 50.0)
+    usual = math.sqrt(math.log1p(event.sampling_probability**2 * math.expm1(squared)))
+    return width / min(max(width / (0.05 * usual), _FEWEST_CELLS), _MOST_CELLS)
 
 
 def _excess_mass(distribution: Distribution) -> float:
@@ -275,7 +333,7 @@ def _excess_mass(distribution: Distribution) -> float:
 
 
 def _power_of_two(value: float) -> float:
-    """The least power of two at or above a number: grids of one step can be shared and composed."""
+    """The power of two nearest to a number: few different grids, so that they are shared."""
     if not 0.0 < value < math.inf:
         return value
-    return 2.0 ** math.ceil(math.log2(value))
+    return 2.0 ** round(math.log2(value))
