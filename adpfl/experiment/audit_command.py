@@ -37,7 +37,7 @@ def audit(
         AuditedMechanism, typer.Option(help="What clips and adds noise.")
     ] = AuditedMechanism.GAUSSIAN,
     noise_multiplier: Annotated[
-        float, typer.Option(help="Noise scale over clip norm; 1 to 5 is what canaries see best.")
+        float, typer.Option(help="Noise scale over clip norm; 0.7 to 2 is what canaries see best.")
     ] = 2.0,
     steps: Annotated[int, typer.Option(min=2, help="Noised steps to release and score.")] = 3,
     canaries: Annotated[

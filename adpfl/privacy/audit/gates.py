@@ -229,8 +229,12 @@ def error_of_one_test(*, families: int) -> float:
 
 
 def _expected_mu_bound(mu: float, canaries: int, error_probability: float) -> float:
-    """The second gate's bound for normal scores that are mu apart, `canaries` present and as many absent."""
-    hits = round(float(norm.cdf(mu / 2.0)) * canaries)
+    """The second gate's bound for normal scores mu apart, `canaries` present and as many absent.
+
+    Both counts are taken one deviation worse than expected, so that a resolution is met nearly always.
+    """
+    rate = float(norm.cdf(mu / 2.0))
+    hits = round(rate * canaries - math.sqrt(rate * (1.0 - rate) * canaries))
     return mu_lower_bound(
         hits=hits,
         present=canaries,
