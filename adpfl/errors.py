@@ -18,7 +18,6 @@ Rule = Literal[
     "policy.minimum_patients",
     "ledger.clock",
     "ledger.dedicated",
-    "ledger.storage",
     "plan",
     "plan.cohort",
     "plan.unit",

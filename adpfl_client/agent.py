@@ -23,6 +23,7 @@ from adpfl.wire.messages import (
     SiteActivity,
     TaskKind,
 )
+from adpfl.wire.receipts import SignedReceipt
 from adpfl_client import scoring
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.guard import RunCost
@@ -30,6 +31,7 @@ from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
 from adpfl_client.local_site import Site
 from adpfl_client.public_reason import public_reason
+from adpfl_client.receipts import check_newest
 from adpfl_client.round_work import do_round, fetch_model, settle_other_tasks
 from adpfl_client.site_record import read_record
 
@@ -84,6 +86,7 @@ class Agent:
         self._refusals: dict[str, int] = {}
         self._stood_aside: dict[str, str] = {}
         self._server_instance: str | None = None
+        self._ledger_is_newest = False
         self._outages_seen = 0
 
     def work(self, *, until_finished: bool) -> list[RunOutcome]:
@@ -96,6 +99,7 @@ class Agent:
         Raises:
             ConfigError: with `until_finished`, the server has no run that names this site.
             IdentityError: the server does not accept this site, or is not the one it says.
+            IntegrityError: a signed receipt shows that the ledger was rolled back; nothing was spent.
             StorageError: the local disk refuses; no run can go on.
             StopRequestedError: the agent was asked to stop.
         """
@@ -142,11 +146,24 @@ class Agent:
             for run in self._runs.values():
                 run.recorder.note("server_restarted")
         self._server_instance = answer.server_instance_id
+        if not self._ledger_is_newest:
+            self._check_ledger(answer.newest_receipt)
         for offer in answer.runs:
             if offer.run in self._stood_aside and offer.status in {RunStatus.WAITING, RunStatus.RUNNING}:
                 self._tell_refusal(offer.run)  # a server restored from a backup has forgotten it
             elif offer.run not in self._runs and offer.run not in self._outcomes:
                 self._guarded(offer.run, partial(self._open, offer))
+
+    def _check_ledger(self, from_server: SignedReceipt | None) -> None:
+        """Once, before any spend: a ledger that is open cannot be put back unseen (`LedgerStore`)."""
+        check_newest(
+            self._site.ledger,
+            self._site.config.state_dir,
+            site=self._site.name,
+            certificate=self._site.identity.server_certificate,
+            from_server=from_server,
+        )
+        self._ledger_is_newest = True
 
     def _open(self, offer: RunOffer) -> None:
         record = read_record(self._site.run_folder(offer.run))
@@ -187,7 +204,8 @@ class Agent:
         every = self._site.config.evaluate_every_rounds
         if committed and scoring.is_due(run, task.round - 1, every):
             with self._alive(run, task.round):
-                scoring.score(run, fetch_model(self._site, run, task.round - 1, task.base_digest))
+                model = fetch_model(self._site, run, task.round - 1, task.base_digest)
+                scoring.score(self._site, run, model)
 
     def _alive(self, run: LocalRun, round_number: int) -> AbstractContextManager[Heartbeat]:
         """Beat while the site is busy with itself: a silent site is not waited for."""
@@ -197,7 +215,7 @@ class Agent:
     def _finish(self, run: LocalRun, task: NextTaskResponse) -> None:
         assert task.base_digest is not None
         model = fetch_model(self._site, run, run.plan.rounds, task.base_digest)
-        scoring.score_final(run, model)
+        scoring.score_final(self._site, run, model)
         settle_other_tasks(self._site, run, None)
         answered = {
             one.round_number for one in self._site.ledger.reservations(run.name) if one.status == "committed"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adpfl.commandline import run_command
+from adpfl.commandline import VersionOption, run_command
 
 if TYPE_CHECKING:
     from adpfl_client.config import SiteConfig
@@ -49,6 +49,8 @@ class _Where:
 @app.callback(invoke_without_command=True)
 def agent(
     context: typer.Context,
+    *,
+    version: VersionOption = False,  # noqa: ARG001 - the option's callback answers and ends
     site: SiteOption = None,
     config: ConfigOption = None,
     until_finished: Annotated[
@@ -121,8 +123,8 @@ def enroll(
 def check(context: typer.Context, site: SiteOption = None, config: ConfigOption = None) -> None:
     """Try everything that a run will need; one line each.
 
-    Configuration, data, policy, identity, ledger, and the way to the server. Changes nothing. Exit code 1
-    when a line says failed.
+    Configuration, data, policy, identity, ledger, and a call to the server, which takes it for a sign of
+    life. Changes nothing. Exit code 1 when a line says failed.
 
     Example: adpfl-client check --site hospital1
     """
@@ -142,44 +144,195 @@ def check(context: typer.Context, site: SiteOption = None, config: ConfigOption 
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A site's configuration file.")],
 ) -> None:
-    """Say what is wrong with a configuration file.
+    """Say what is wrong with a configuration file, unknown tasks included.
 
     Example: adpfl-client check-config sites/hospital1.yaml
     """
     settings = _load_from(_Where(None, file))
+    from adpfl_client.config import require_known_tasks
+
+    require_known_tasks(settings, source=str(file))
     typer.echo(f"{file}: ok, site {settings.site}, data for {', '.join(sorted(settings.data))}")
 
 
 @app.command()
 def ledger(
     context: typer.Context,
+    *,
     site: SiteOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    statement: Annotated[
+        str | None, typer.Option("--statement", metavar="RUN", help="Export a signed statement of one run.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where the statement is written.")
+    ] = None,
 ) -> None:
-    """Show what this site has spent of its privacy budget.
+    """Show what this site has spent of its privacy budget, or export a signed statement of one run.
 
-    Example: adpfl-client ledger --site hospital1 --json
+    A statement holds unit, neighbouring relation, sampling, mechanism, threshold, steps and the honest
+    epsilon, signed with the site's key; `adpfl-client verify --statement` checks it.
+
+    Example: adpfl-client ledger --site hospital1 --statement derm --output derm.json
     """
     settings = _load(context, site, config)
-    from adpfl_client.ledger_view import show_ledger
+    if (statement is None) != (output is None):
+        from adpfl.errors import ConfigError
 
-    typer.echo(show_ledger(settings, as_json=as_json))
+        raise ConfigError("--statement RUN and --output FILE go together; one of them is missing")
+    if statement is None or output is None:
+        from adpfl_client.ledger_view import show_ledger
+
+        typer.echo(show_ledger(settings, as_json=as_json))
+        return
+    _require_tls13()
+    from datetime import UTC, datetime
+
+    from adpfl_client.statement_command import write_statement
+
+    made = write_statement(settings, statement, output, now=datetime.now(UTC))
+    typer.echo(f"{output}: run {made.run}, epsilon {made.epsilon:.4g} at delta {made.delta:g}, signed")
 
 
 @app.command()
-def verify(context: typer.Context, site: SiteOption = None, config: ConfigOption = None) -> None:
-    """Check the ledger: edits, cuts and rollbacks show.
+def verify(
+    context: typer.Context,
+    site: SiteOption = None,
+    config: ConfigOption = None,
+    statement: Annotated[
+        Path | None, typer.Option("--statement", metavar="FILE", help="Check a signed statement instead.")
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="The site's certificate, or the authority's."),
+    ] = None,
+) -> None:
+    """Check the ledger: edits, cuts and rollbacks show. Or check a signed statement.
 
-    Recomputes its chain and checks the server's signature on every receipt.
+    Recomputes the ledger's chain, checks the server's signature on every receipt, and that the ledger
+    contains every state that was signed for, the newest one kept beside it (ledger.receipt) included. A copy
+    of all these files that is older than the newest receipt shows at the agent's next start, from the
+    server's memory. A statement needs its file and a certificate, and nothing else of this site.
 
     Example: adpfl-client verify --site hospital1
     """
+    if statement is not None or certificate is not None:
+        _verify_statement(statement, certificate)
+        return
     settings = _load(context, site, config)
     _require_tls13()
-    from adpfl_client.ledger_view import verify_ledger
+    from adpfl_client.ledger_check import verify_ledger
 
     typer.echo(verify_ledger(settings))
+
+
+def _verify_statement(statement: Path | None, certificate: Path | None) -> None:
+    if statement is None or certificate is None:
+        from adpfl.errors import ConfigError
+
+        raise ConfigError("--statement FILE and --certificate FILE go together; one of them is missing")
+    _require_tls13()
+    from adpfl_client.statement_command import verify_statement
+
+    found = verify_statement(statement, certificate)
+    typer.echo(
+        f"ok: {found.site} states that run {found.run} has epsilon {found.epsilon:.4g} at delta "
+        f"{found.delta:g} (unit {found.unit}, {found.neighboring_relation}), dated {found.dated}"
+    )
+
+
+@app.command()
+def exclude(
+    context: typer.Context,
+    *,
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="As the data folder names the patient.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; without the patient's name.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who decided.")],
+    site: SiteOption = None,
+    config: ConfigOption = None,
+    not_in_data: Annotated[
+        bool, typer.Option("--not-in-data", help="Exclude a name that no data folder holds.")
+    ] = False,
+) -> None:
+    """Exclude a patient who withdrew consent, from the next round on.
+
+    There is no way back, and a repeat changes nothing. What was released before stays released and charged.
+    The ledger records a keyed fingerprint, the reason and who decided; never the patient's name. The declared
+    number of patients stays, and the patient's place in it is left empty, so keep the images until every run
+    under way that declared the patient is over; then delete them.
+
+    Example: adpfl-client exclude ISIC_0012345 --reason "consent withdrawn" --by "Dr. Example"
+    """
+    settings = _load(context, site, config)
+    from adpfl_client.exclusions import exclude_patient
+
+    found = exclude_patient(settings, patient, reason=reason, by=by, not_in_data=not_in_data)
+    where = f"in the data of {', '.join(found.tasks)}" if found.tasks else "in no data folder"
+    typer.echo(f"excluded from the next round on ({where}); {found.excluded_so_far} excluded in all")
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="As the server names it.")],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="NAME", help="Who consents; without it the cost is shown and nothing done."
+        ),
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="HEX", help="Consent to this very plan only.")
+    ] = None,
+    site: SiteOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show the whole cost of a run; with --by, consent to it.
+
+    Needed where the policy says `require_approval: true`: the agent then shows the cost, refuses the run, and
+    joins it at its next start after the approval. The consent is to one plan, by its digest, and stands in
+    the ledger; a changed plan needs another. It lifts no other rule of the policy.
+
+    Example: adpfl-client approve derm --site hospital1
+
+    Example: adpfl-client approve derm --site hospital1 --by "Dr. Example"
+    """
+    settings = _load(context, site, config)
+    from adpfl_client.approvals import approve_run, read_offer
+
+    for line in read_offer(settings.state_dir, run).cost:
+        typer.echo(line)
+    if by is not None:
+        offer = approve_run(settings, run, by=by, digest=digest)
+        typer.echo(f"approved by {by}: plan {offer.plan_digest}")
+
+
+@app.command("acknowledge-clock")
+def acknowledge_clock(
+    context: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why the clock ran backwards.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who looked into it.")],
+    site: SiteOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Accept, on the record, that this machine's clock ran backwards.
+
+    While the clock is more than five minutes behind the ledger's latest entry, nothing is spent and every run
+    is refused. Set the clock right first. Where it was the earlier times that were wrong, this
+    command lets the ledger count times from now on; the reason and who looked into it stand in the ledger.
+
+    Example: adpfl-client acknowledge-clock --reason "time server was wrong" --by "Dr. Example"
+    """
+    settings = _load(context, site, config)
+    import time
+
+    from adpfl_client.ledger_check import open_ledger
+
+    with open_ledger(settings) as store:
+        store.acknowledge_clock(by=by, reason=reason, now=time.time())
+    typer.echo("acknowledged; times count from now on")
 
 
 @app.command()

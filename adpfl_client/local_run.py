@@ -1,6 +1,7 @@
 """One run as this site sees it: the plan it was offered, the data it brings, the price it approved."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import model_layout
 from adpfl.learning.networks import TensorLayout, dimension
 from adpfl.learning.units import TrainingUnits
-from adpfl.privacy.accounting import certify, guarantee
-from adpfl.privacy.events import Charge, UnboundedEvent
-from adpfl.privacy.guarantee import Guarantee
-from adpfl.privacy.ledger import Reservation
+from adpfl.privacy.ledger import SpendRequest
+from adpfl.privacy.run_guarantee import spent_guarantee
 from adpfl.wire.messages import RunOffer
 from adpfl_client import guard
+from adpfl_client.approvals import keep_offer
 from adpfl_client.local_site import Site
 from adpfl_client.site_data import SiteData
 from adpfl_client.site_record import SiteRecorder
@@ -100,7 +100,9 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
         steps=(),
         evaluations=(),
         overlays=(),
-        guarantee=spent_guarantee(plan, len(units), dimension(layout), reservations),
+        guarantee=spent_guarantee(
+            plan.privacy, reservations, unit_count=len(units), dimension=dimension(layout)
+        ),
         timeline=(),
     )
     interrupted = [one.round_number for one in reservations[-1:] if one.status == "reserved"]
@@ -111,40 +113,83 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
     return LocalRun(plan, plan.digest(), data, units, layout, recorder, folder)
 
 
+@dataclass(frozen=True)
+class Participants:
+    """Who of a run's patients takes part now: all that were declared but those excluded since."""
+
+    patients: tuple[str, ...]
+    excluded_units: frozenset[int]
+    """Positions that stay empty."""
+
+
+def participants(site: Site, run: LocalRun) -> Participants:
+    """Ask the ledger who is excluded, anew each time: a command may have excluded somebody just now.
+
+    Raises:
+        ConfigError: too few are left for the site's policy.
+    """
+    declared = run.data.training_patients
+    excluded = site.ledger.excluded_among(declared)
+    guard.require_participants(run.plan, site.config.policy, len(declared) - len(excluded))
+    return Participants(
+        tuple(patient for patient in declared if patient not in excluded), run.units.positions_of(excluded)
+    )
+
+
+def spend_request(
+    site: Site,
+    run: LocalRun,
+    patients: tuple[str, ...],
+    *,
+    round_number: int,
+    base_digest: str,
+    first_step: int,
+) -> SpendRequest:
+    """What one attempt at one round asks of the ledger."""
+    return SpendRequest(
+        run=run.name,
+        plan_digest=run.plan_digest,
+        privacy=run.plan.privacy,
+        round_number=round_number,
+        base_digest=base_digest,
+        data_set_id=site.config.policy.data_set_id,
+        patients=patients,
+        unit_count=len(run.units),
+        dimension=run.dimension,
+        first_step=first_step,
+        steps=run.plan.local.steps,
+        planned_steps=run.plan.rounds * run.plan.local.steps,
+        planned_rounds=run.plan.rounds,
+    )
+
+
 def approve(site: Site, run: LocalRun) -> guard.RunCost:
     """Check the run against the site's policy, whatever the plan says; the ledger judges each round again.
 
+    The cost is kept beside the run's record, for the person who may have to approve it.
+
     Raises:
-        BudgetError: the policy refuses the cost.
+        BudgetError: the policy or the ledger refuses the cost, or a person has not approved it yet.
         ConfigError: the policy refuses the plan.
     """
     policy = site.config.policy
-    return guard.check(
+    guard.require_records(run.plan, max(Counter(case.patient for case in run.data.training).values()))
+    taking_part = participants(site, run)
+    forecast = None
+    if not site.ledger.reservations(run.name):
+        first = spend_request(site, run, taking_part.patients, round_number=1, base_digest="", first_step=0)
+        forecast = site.ledger.foresee(first, policy.ledger_policy())
+    cost = guard.price(
         run.plan,
         policy,
         site=site.name,
         training_patients=len(run.data.training_patients),
         unit_count=len(run.units),
         dimension=run.dimension,
+        excluded=len(run.data.training_patients) - len(taking_part.patients),
         spent=site.ledger.spent(policy.data_set_id, delta=policy.delta),
+        forecast=forecast,
     )
-
-
-def spent_guarantee(
-    plan: RunPlan, unit_count: int, coordinates: int, reservations: tuple[Reservation, ...]
-) -> Guarantee:
-    """What the run has cost so far: every attempt is charged, whether or not its update was ever sent."""
-    steps = sum(reservation.steps for reservation in reservations)
-    figure = guarantee(plan.privacy, unit_count=unit_count, dimension=coordinates, steps=steps)
-    spent = [charge for reservation in reservations for charge in reservation.charges]
-    if_fixed = [
-        Charge(event=charge.event.if_fixed, count=charge.count)
-        for charge in spent
-        if isinstance(charge.event, UnboundedEvent) and charge.event.if_fixed is not None
-    ]
-    # Steps alone do not tell what a repeated attempt costs under `partition`; the ledger's own charges do.
-    exact = {
-        "epsilon": certify(spent, figure.delta).epsilon,
-        "epsilon_if_fixed": certify(if_fixed, figure.delta).epsilon if if_fixed else None,
-    }
-    return figure.model_copy(update=exact)
+    keep_offer(run.folder, cost)
+    guard.require_approval(cost, policy, {approval.plan_digest for approval in site.ledger.approvals()})
+    return cost

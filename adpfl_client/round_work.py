@@ -6,31 +6,30 @@ has signed for them. A crash before the seal costs the reservation, a crash afte
 update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
-import json
 from collections.abc import Callable, Sequence
 
 import structlog
 from torch import Tensor
 
-from adpfl.errors import IntegrityError, ModelMismatchError, StateError
+from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import TensorLayout
 from adpfl.privacy.engine import EngineState, PrivacyEngine
-from adpfl.privacy.ledger import Reservation, SpendRequest
+from adpfl.privacy.ledger import Reservation
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
-from adpfl.wire.receipts import CommitOutcome, verify_receipt
+from adpfl.wire.receipts import CommitOutcome, SignedReceipt, verify_receipt
 from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.engine_state import keep_engine_state, read_engine_state
 from adpfl_client.guard import check_update
 from adpfl_client.heartbeat import Heartbeat, beating
-from adpfl_client.local_run import LocalRun, spent_guarantee
+from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
-from adpfl_client.round_rules import require_in_plan
+from adpfl_client.receipts import StoredReceipt, keep_receipt
 from adpfl_client.spool import SpooledUpdate, SpoolKey
 
 log = structlog.get_logger()
@@ -43,14 +42,13 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
         Whether the update was committed; False where the round closed before it was trained.
 
     Raises:
-        BudgetError: the ledger refuses the round; nothing was spent.
+        BudgetError: the ledger refuses the round, or the approved plan has no such task; nothing was spent.
         ModelMismatchError: the base model is not one of the plan's network.
-        ProtocolError: the approved plan has no such task; nothing was spent.
         StopRequestedError: the agent was asked to stop.
     """
     assert task.base_digest is not None
     key = SpoolKey(run.name, task.round, task.base_digest)
-    require_in_plan(run.plan, key, site.ledger.reservations(run.name))
+    site.ledger.require_planned(key.run, key.round, key.base_digest, planned_rounds=run.plan.rounds)
     settle_other_tasks(site, run, key)
     total = run.plan.local.steps
     with beating(
@@ -171,7 +169,7 @@ def _train(
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
-    reservation = _reserve(site, run, key, state)
+    taking_part, reservation = _reserve(site, run, key, state)
     heartbeat.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
@@ -184,6 +182,7 @@ def _train(
             dimension=run.dimension,
             key=secret,
             state=state,
+            excluded=taking_part.excluded_units,
         )
         try:
             trained = _run_steps(site, run, key.round, weights, engine=engine, heartbeat=heartbeat)
@@ -240,28 +239,27 @@ def _progress(run: LocalRun, heartbeat: Heartbeat) -> Callable[[int, int], None]
     return lambda done, _total: heartbeat.steps_done(done)
 
 
-def _reserve(site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None) -> Reservation:
-    policy = site.config.policy
-    reservation = site.ledger.reserve(
-        SpendRequest(
-            run=run.name,
-            plan_digest=run.plan_digest,
-            privacy=run.plan.privacy,
+def _reserve(
+    site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None
+) -> tuple[Participants, Reservation]:
+    while True:
+        taking_part = participants(site, run)
+        request = spend_request(
+            site,
+            run,
+            taking_part.patients,
             round_number=key.round,
             base_digest=key.base_digest,
-            data_set_id=policy.data_set_id,
-            patients=run.data.training_patients,
-            unit_count=len(run.units),
-            dimension=run.dimension,
             first_step=0 if state is None else state.steps_taken,
-            steps=run.plan.local.steps,
-        ),
-        policy.ledger_policy(),
-        now=site.clock(),
-    )
-    spent = spent_guarantee(run.plan, len(run.units), run.dimension, site.ledger.reservations(run.name))
-    run.recorder.set_guarantee(spent)
-    return reservation
+        )
+        try:
+            reservation = site.ledger.reserve(request, site.config.policy.ledger_policy(), now=site.clock())
+        except PrivacyError:
+            if participants(site, run) == taking_part:
+                raise
+            continue  # somebody was excluded between the question and the reservation: ask again
+        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        return taking_part, reservation
 
 
 def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
@@ -279,6 +277,7 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
     answer = site.connection.commit(request)
     _check_receipt(site, request, answer)
+    keep_receipt(site.config.state_dir, SignedReceipt(answer.receipt, answer.signature))
     if answer.receipt.ledger_head != head:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
@@ -286,8 +285,8 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
     if _row(site, update).status == "committed":
         log.info("update committed again", run=run.name, round=entry.round)
         return
-    receipt = {"receipt": json.loads(answer.receipt.canonical_json()), "signature": answer.signature.hex()}
-    site.ledger.commit(entry.reservation, json.dumps(receipt, sort_keys=True), now=site.clock())
+    receipt = StoredReceipt.of(SignedReceipt(answer.receipt, answer.signature))
+    site.ledger.commit(entry.reservation, receipt.text(), now=site.clock())
     if answer.receipt.outcome is CommitOutcome.LATE:
         run.recorder.note(
             "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"

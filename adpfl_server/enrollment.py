@@ -187,9 +187,16 @@ def revoke_site(database: sqlite3.Connection, site: str, *, now: datetime) -> tu
 
     Returns:
         The serials revoked now; empty where there was nothing left to revoke.
+
+    Raises:
+        IdentityError: the server has issued neither a token nor a certificate to such a site.
     """
     check_site_name(site)
     with transaction(database):
+        if not _is_known(database, site):
+            raise IdentityError(
+                f"there is no site {site}: it was never issued a token or a certificate; nothing was revoked"
+            )
         _end_tokens(database, site, now)
         rows = database.execute(
             "UPDATE certificates SET revoked_at = ? WHERE site = ? AND revoked_at IS NULL RETURNING serial",
@@ -324,6 +331,15 @@ def _repeat(row: sqlite3.Row, request_sha256: str) -> bytes:
         raise IdentityError(f"{row['site']}'s token has been used with another signing request")
     pem: str = row["certificate_pem"]
     return pem.encode()
+
+
+def _is_known(database: sqlite3.Connection, site: str) -> bool:
+    row = database.execute(
+        "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE site = :site UNION ALL "
+        "SELECT 1 FROM certificates WHERE site = :site)",
+        {"site": site},
+    ).fetchone()
+    return bool(row[0])
 
 
 def _end_tokens(database: sqlite3.Connection, site: str, now: datetime) -> None:

@@ -31,7 +31,7 @@ from adpfl.wire.messages import (
     SiteActivity,
     TaskKind,
 )
-from adpfl.wire.receipts import Receipt
+from adpfl.wire.receipts import Receipt, SignedReceipt
 from adpfl.wire.transfers import (
     Chunk,
     CommitUpdateRequest,
@@ -49,6 +49,7 @@ from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
+from adpfl_server.store import CommitRow
 
 POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""
@@ -95,7 +96,8 @@ class FederationService(rpc.FederationServicer):
             ):  # a site without data for the task is offered the run, and has not joined it
                 await self._runner.advance(state.plan.run, SiteJoined(site, join.instance_id, patients))
         offers = tuple(_offer(self._runner.states[state.plan.run]) for state in named)
-        return JoinResponse(offers, self._version, self._instance_id).to_wire()
+        row = await self._runner.in_database(self._runner.store.newest_receipt, site)
+        return JoinResponse(offers, self._version, self._instance_id, _receipt(row)).to_wire()
 
     async def NextTask(self, request: pb.NextTaskRequest, context: Any) -> pb.NextTaskResponse:
         """Answer when there is work, or when the asked time is over; the first call makes the site ready."""
@@ -246,6 +248,12 @@ def _offer(state: RunState) -> RunOffer:
         plan_digest=state.plan.digest(),
         status=RunStatus[state.status.upper()],
     )
+
+
+def _receipt(row: CommitRow | None) -> SignedReceipt | None:
+    if row is None:
+        return None
+    return SignedReceipt(Receipt.from_canonical_json(row.receipt_json), row.signature)
 
 
 def _task_answer(task: Task) -> NextTaskResponse:

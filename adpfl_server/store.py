@@ -301,6 +301,25 @@ class Store:
         ).fetchone()
         return None if row is None else CommitRow(**dict(row))
 
+    def newest_receipt(self, site: str) -> CommitRow | None:
+        """The newest commit of a site, over all runs, that carried a ledger head.
+
+        Newest by the order in which the rows were written: the clock may have been set back.
+        """
+        row = self.connection.execute(
+            "SELECT * FROM commits WHERE site = ? AND ledger_head != '' ORDER BY rowid DESC LIMIT 1", (site,)
+        ).fetchone()
+        return None if row is None else CommitRow(**dict(row))
+
+    # --- sites ----------------------------------------------------------------------------------------
+
+    def revoked_sites(self) -> frozenset[str]:
+        """Sites whose every certificate has been revoked."""
+        rows = self.connection.execute(
+            "SELECT site FROM certificates GROUP BY site HAVING count(*) = count(revoked_at)"
+        )
+        return frozenset(str(row["site"]) for row in rows)
+
     # --- declarations ---------------------------------------------------------------------------------
 
     def declare(self, site: str, training_patients: Mapping[str, int], now: float) -> None:

@@ -9,6 +9,9 @@ import typer
 
 from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
+from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
+from adpfl.experiment.audit_command import audit
+from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -34,11 +37,12 @@ def adpfl(*, version: VersionOption = False) -> None:
 
 
 class ArmOption(StrEnum):
-    """The arms of the published comparison."""
+    """The arms of the published comparison, and one with a finite guarantee."""
 
     FL = "fl"
     DP_FL = "dp-fl"
     ADP_FL = "adp-fl"
+    RIGOROUS = "rigorous"
 
 
 class ReadingOption(StrEnum):
@@ -48,20 +52,6 @@ class ReadingOption(StrEnum):
     MULTIPLIER_MEAN = "multiplier_mean"
     BUDGET = "budget"
     BUDGET_N = "budget_n"
-
-
-class MechanismOption(StrEnum):
-    """Mechanisms whose figure can be asked for."""
-
-    LAPLACE_L2 = "laplace_l2"
-
-
-class SamplingOption(StrEnum):
-    """How the units of a step are chosen."""
-
-    POISSON = "poisson"
-    PARTITION = "partition"
-    FULL = "full"
 
 
 @app.command(
@@ -77,7 +67,11 @@ def demo(
         ),
     ] = None,
     arm: Annotated[
-        ArmOption, typer.Option(help="Which arm of the published comparison to run.")
+        ArmOption,
+        typer.Option(
+            help="fl, dp-fl, adp-fl: the arms of the published comparison; rigorous: a finite honest "
+            "epsilon of 8, at its price."
+        ),
     ] = ArmOption.ADP_FL,
     output: Annotated[
         Path, typer.Option(help="Folder to make; an earlier demonstration there is replaced.")
@@ -87,7 +81,7 @@ def demo(
     sites: Annotated[int, typer.Option(min=1, max=12, help="Hospitals.")] = 3,
     images: Annotated[int, typer.Option(min=8, help="Generated images a hospital, without --data.")] = 48,
     reading: Annotated[
-        ReadingOption, typer.Option(help="How the nominal epsilon becomes noise.")
+        ReadingOption, typer.Option(help="dp-fl, adp-fl: how the nominal epsilon becomes noise.")
     ] = ReadingOption.MULTIPLIER,
     seed: Annotated[
         int, typer.Option(min=0, help="Of images, splits and initial weights; never of noise.")
@@ -176,53 +170,9 @@ def kernels(
     typer.echo(json.dumps({"backend": backend}) if as_json else f"active backend: {backend}")
 
 
-@app.command(
-    short_help="The honest epsilon of given noise.",
-    epilog="Example: adpfl epsilon --mechanism laplace_l2 --noise-multiplier 10 --dimension 1000000 "
-    "--sampling poisson --sampling-probability 0.1 --steps 1000 --delta 1e-5 --json",
-)
-def epsilon(
-    *,
-    mechanism: Annotated[MechanismOption, typer.Option(help="What clips and adds noise.")],
-    noise_multiplier: Annotated[float, typer.Option(help="Noise scale over clip norm, b/C, on the sum.")],
-    dimension: Annotated[int, typer.Option(min=1, help="Coordinates of a gradient.")],
-    sampling: Annotated[SamplingOption, typer.Option(help="How the units of a step are chosen.")],
-    steps: Annotated[int, typer.Option(min=1, help="Noised steps, composed.")],
-    delta: Annotated[float, typer.Option(help="At which epsilon is wanted; above 0 and below 1.")],
-    sampling_probability: Annotated[
-        float, typer.Option(help="Share of the units in a step; 1 with --sampling full.")
-    ] = 1.0,
-    units: Annotated[
-        int | None, typer.Option(min=1, help="How many units there are; checks that delta suits it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """The honest epsilon of noise with a threshold fixed in advance, with everything it refers to."""
-    from adpfl.experiment.figures_of_noise import guarantee_of_noise  # noqa: PLC0415 - brings torch
-    from adpfl.experiment.report.caveat_words import in_words  # noqa: PLC0415
-
-    found = guarantee_of_noise(
-        mechanism=mechanism.value,
-        noise_multiplier=noise_multiplier,
-        dimension=dimension,
-        sampling_mode=sampling.value,
-        sampling_probability=sampling_probability,
-        steps=steps,
-        delta=delta,
-        unit_count=units,
-    )
-    if as_json:
-        typer.echo(found.model_dump_json())
-        return
-    typer.echo(f"epsilon {found.epsilon:.6g} at delta {found.delta:g}")
-    terms = (
-        f"mechanism {found.mechanism}, noise multiplier {noise_multiplier:g}, {dimension} coordinates",
-        f"sampling {found.sampling}; {found.steps} steps; accountant {found.accountant}",
-        f"unit {found.unit}, neighbouring relation {found.neighboring_relation}",
-        *(in_words(caveat) for caveat in found.caveats),
-    )
-    for term in terms:
-        typer.echo(f"  {term}")
+app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
+app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
+app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
 
 
 @data_app.command(

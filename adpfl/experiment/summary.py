@@ -9,11 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from adpfl.experiment.report.data_words import SYNTHETIC
+from adpfl.experiment.report.explanation import explanation
+from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_columns
 from adpfl.experiment.report.next_steps import next_steps
-from adpfl.experiment.report.privacy_words import explanation, facts
+from adpfl.experiment.report.privacy_words import facts
 from adpfl.experiment.report.record import JoinedRecord
 from adpfl.experiment.report.results import Scores, SiteResult, clip_norm_range, mean_over_sites, site_results
-from adpfl.experiment.report.view import fixed, guarantee_rows, optional
+from adpfl.experiment.report.view import fixed, optional
 from adpfl.experiment.report.words import number
 from adpfl.privacy.guarantee import IF_FIXED_MEANING
 
@@ -41,19 +43,29 @@ def summary(record: JoinedRecord) -> Group:
         terms.add_row(Text(fact.term, style="dim"), Text(fact.value))
     meaning = Text(f"{explanation(record.server.plan, record.sites).heading}.", style="bold")
     parts: list[RenderableType] = [Text(SYNTHETIC, style="bold")] if record.data_note.synthetic else []
-    parts += [table, meaning, Text(f"* {IF_FIXED_MEANING}", style="dim"), Text(), terms, Text()]
+    parts += [table, meaning]
+    if privacy_columns(results).nominal:
+        parts.append(Text(f"* {IF_FIXED_MEANING}", style="dim"))
+    parts += [Text(), terms, Text()]
     return Group(*parts)
 
 
 def _results_table(results: Sequence[SiteResult]) -> Table:
     """A row a site; on a narrow terminal the headings break, the figures never."""
-    headings = ("site", "Dice, first → last", "threshold C", "honest ε", "ε if fixed*", "nominal ε")
+    columns = privacy_columns(results)
+    headings = ["site", "Dice, first → last", "threshold C", "honest ε"]
+    headings += ["ε if fixed*", "nominal ε"] if columns.nominal else []
+    headings += ["target ε"] if columns.target else []
     rows = [
-        (result.site, _dice(result), _thresholds(result), row.honest, row.if_fixed, row.nominal)
+        (
+            *(result.site, _dice(result), _thresholds(result), row.honest),
+            *((row.if_fixed, row.nominal) if columns.nominal else ()),
+            *((row.target,) if columns.target else ()),
+        )
         for result, row in zip(results, guarantee_rows(results), strict=True)
     ]
     means = (_mean(results, lambda result: result.initial), _mean(results, lambda result: result.final))
-    rows.append(("mean of sites", " → ".join(means), "", "", "", ""))
+    rows.append(("mean of sites", " → ".join(means), *[""] * (len(headings) - 2)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, heading in enumerate(headings):
         widest = max(len(row[place]) for row in rows)

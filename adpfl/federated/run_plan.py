@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.learning.plan import LocalPlan, NetworkPlan
-from adpfl.privacy.plan import PaperPrivacy, PrivacyPlan
+from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
 
 
 class CohortPlan(FrozenModel):
@@ -57,11 +57,24 @@ class RunPlan(FrozenModel):
     """Governs initialisation and augmentation only; never noise, never sampling."""
 
     @property
-    def arm(self) -> Literal["fl", "dp-fl", "adp-fl"]:
-        """The paper's name for this run's kind of privacy."""
-        if isinstance(self.privacy, PaperPrivacy):
-            return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
-        return "fl"
+    def arm(self) -> Literal["fl", "dp-fl", "adp-fl", "rigorous"]:
+        """The paper's name for this kind of privacy (none, fixed clip norm, percentile), or `rigorous`."""
+        if isinstance(self.privacy, UnsafeNonePrivacy):
+            return "fl"
+        if isinstance(self.privacy, RigorousPrivacy):
+            return "rigorous"
+        return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
+
+    @model_validator(mode="after")
+    def _calibrated_to_this_length(self) -> "RunPlan":
+        if isinstance(self.privacy, RigorousPrivacy) and self.privacy.target_epsilon is not None:
+            steps = self.rounds * self.local.steps
+            if self.privacy.total_steps != steps:
+                raise ValueError(
+                    f"privacy.total_steps is {self.privacy.total_steps}; must be {steps}, rounds times "
+                    "local.steps, where target_epsilon is spread over the run"
+                )
+        return self
 
     def canonical_json(self) -> bytes:
         """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes."""

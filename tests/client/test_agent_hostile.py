@@ -8,11 +8,11 @@ import pytest
 import structlog
 
 from adpfl.errors import BudgetError, StorageError
+from adpfl.privacy.ledger_rounds import REASKED_ROUNDS
 from adpfl.wire import messages
 from adpfl_client import agent as agent_module
 from adpfl_client import local_run, round_work, site_record, spool
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.round_rules import REASKED_ROUNDS
 from adpfl_client.site_record import read_record
 
 RUNNING = messages.RunStatus.RUNNING
@@ -45,11 +45,12 @@ def test_no_round_beyond_the_plan_is_drawn(open_agent, make_config, make_plan, s
     service.rounds = 7
     with open_agent(config) as agent:
         (outcome,) = agent.work(until_finished=True)
-    assert outcome.status == "failed"
-    assert "round 3 of run derm; the approved plan has rounds 1 to 2" in outcome.summary
+    assert outcome.status == "refused"
+    assert "round 3 of run derm is asked for; the approved plan has rounds 1 to 2" in outcome.summary
     assert [one.round_number for one in reservations(config)] == [1, 2]
     assert len(service.commits) == 2
     assert service.heartbeats[-1].activity is messages.SiteActivity.REFUSED
+    assert service.heartbeats[-1].detail == "plan"
 
 
 def test_a_round_asked_from_ever_new_bases_is_drawn_a_few_times_only(
@@ -63,7 +64,7 @@ def test_a_round_asked_from_ever_new_bases_is_drawn_a_few_times_only(
     after_commit(monkeypatch, service, ask_again)
     with open_agent(config) as agent:
         (outcome,) = agent.work(until_finished=True)
-    assert outcome.status == "failed"
+    assert outcome.status == "refused"
     assert len(reservations(config)) == len(service.commits) == 2 + REASKED_ROUNDS
 
 

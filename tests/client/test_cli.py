@@ -93,6 +93,23 @@ def test_a_good_configuration_is_said_to_be_good(type_command, config_file):
     assert "ok, site hospital1, data for skin_lesion" in out
 
 
+@pytest.mark.parametrize(
+    ("key", "changed"), [("data", {"data": {"skin_leison": {"path": "."}}}), ("policy.allowed_tasks", {})]
+)
+def test_an_unknown_task_is_named(type_command, config_file, key, changed):
+    document = yaml.safe_load(config_file.read_text()) | changed
+    if not changed:
+        document["policy"]["allowed_tasks"] = ["skin_leison"]
+    config_file.write_text(yaml.safe_dump(document))
+    code, _, err = type_command("check-config", config_file)
+    assert code == 2
+    assert f"{key} names task skin_leison; must be one of: skin_lesion" in err
+
+
+def test_the_version_is_told(type_command):
+    assert type_command("--version")[1].startswith("adpfl ")
+
+
 def test_the_site_may_stand_before_or_after_the_command(type_command, config_file):
     before = type_command("--config", config_file, "models")
     after = type_command("models", "--config", config_file)
@@ -131,8 +148,8 @@ def test_a_ledger_that_does_not_exist_is_said_and_not_made(type_command, config_
 def test_what_was_spent_is_shown(type_command, config_file, finished_run):
     code, out, _ = type_command("ledger", "--config", config_file)
     assert code == 0
-    assert "round 2, attempt 1  2 steps  no finite guarantee  committed" in out
-    assert "no finite guarantee since" in out
+    assert "2 committed" in out
+    assert "No finite guarantee since" in out
     code, out, _ = type_command("ledger", "--config", config_file, "--json")
     document = json.loads(out)
     assert document["epsilon"] == "inf"
@@ -169,7 +186,7 @@ def test_the_ledger_is_verified_with_the_receipts(
     def enrolled(*_arguments, **_options):
         return consortium.site("127.0.0.1:1")
 
-    monkeypatch.setattr("adpfl_client.ledger_view.load_site_identity", enrolled)
+    monkeypatch.setattr("adpfl_client.ledger_check.load_site_identity", enrolled)
     code, out, err = type_command("verify", "--config", config_file)
     assert (code, err) == (0, "")
     assert "2 receipts, each signed by the server" in out
@@ -179,7 +196,7 @@ def test_receipts_of_another_server_are_refused(
     type_command, config_file, finished_run, monkeypatch, foreign_consortium
 ):
     monkeypatch.setattr(
-        "adpfl_client.ledger_view.load_site_identity",
+        "adpfl_client.ledger_check.load_site_identity",
         lambda *_a, **_k: foreign_consortium.site("127.0.0.1:1"),
     )
     code, _, err = type_command("verify", "--config", config_file)

@@ -8,9 +8,10 @@ import pytest
 from adpfl.errors import ConfigError, ProtocolError
 from adpfl.privacy import accounting
 from adpfl.privacy.ledger import Reservation
+from adpfl.privacy.run_guarantee import spent_guarantee
 from adpfl.wire.chunks import sha256_hex
 from adpfl.wire.messages import RunOffer, RunStatus
-from adpfl_client.local_run import read_plan, spent_guarantee
+from adpfl_client.local_run import read_plan
 
 POISSON = {"mode": "poisson", "probability": 0.1}
 
@@ -77,6 +78,7 @@ def reservations(plan, attempts):
             base_digest="a" * 64,
             data_set_id="set1",
             cohort="c",
+            patients=50,
             first_step=0,
             steps=plan.local.steps,
             charges=accounting.charges(
@@ -88,13 +90,15 @@ def reservations(plan, attempts):
 
 
 def test_nothing_reserved_costs_nothing(fixed_plan):
-    spent = spent_guarantee(fixed_plan, 50, 1000, ())
+    spent = spent_guarantee(fixed_plan.privacy, (), unit_count=50, dimension=1000)
     assert (spent.epsilon, spent.steps) == (0.0, 0)
 
 
 def test_an_attempt_that_was_lost_costs_as_much_as_one_that_was_sent(fixed_plan):
-    lost = spent_guarantee(fixed_plan, 50, 1000, reservations(fixed_plan, [(1, 1), (1, 2)]))
-    sent = spent_guarantee(fixed_plan, 50, 1000, reservations(fixed_plan, [(1, 1), (2, 1)]))
+    lost, sent = (
+        spent_guarantee(fixed_plan.privacy, reservations(fixed_plan, made), unit_count=50, dimension=1000)
+        for made in ([(1, 1), (1, 2)], [(1, 1), (2, 1)])
+    )
     expected = accounting.guarantee(fixed_plan.privacy, unit_count=50, dimension=1000, steps=4)
     assert lost.epsilon == sent.epsilon == expected.epsilon > 0.0
     assert lost.steps == 4
@@ -102,7 +106,7 @@ def test_an_attempt_that_was_lost_costs_as_much_as_one_that_was_sent(fixed_plan)
 
 def test_a_percentile_run_is_unbounded_and_carries_the_other_figure(make_plan):
     plan = make_plan()
-    spent = spent_guarantee(plan, 50, 1000, reservations(plan, [(1, 1)]))
+    spent = spent_guarantee(plan.privacy, reservations(plan, [(1, 1)]), unit_count=50, dimension=1000)
     assert spent.epsilon == math.inf
     assert spent.epsilon_if_fixed is not None
     assert math.isfinite(spent.epsilon_if_fixed)

@@ -33,6 +33,18 @@ def test_the_table_carries_figures_and_terms(plan_of, server_of, site_of):
     assert "No finite privacy guarantee" in text
 
 
+def test_a_rigorous_run_has_no_nominal_column(plan_of, server_of, site_of):
+    plan = plan_of("rigorous")
+    record = join(server_of(plan), tuple(site_of(plan, name) for name in plan.cohort.sites))
+    output = io.StringIO()
+    print_summary(record, Console(file=output, width=80))
+    text = " ".join(output.getvalue().split())
+    for part in ("honest ε", "target ε", "A finite guarantee: ε at most 8 at every site", "noisy bits"):
+        assert part in text
+    for part in ("nominal", "if fixed", "not a guarantee", "∞"):
+        assert part not in text
+
+
 def test_the_next_commands_keep_their_line_on_a_narrow_terminal(plan_of, server_of):
     output = io.StringIO()
     print_next_steps(join(server_of(plan_of("adp-fl")), ()), Console(file=output, width=40))

@@ -304,6 +304,20 @@ def test_the_receipt_is_signed_and_returns_the_ledgers_head(running, joined):
     verify_receipt(answer.receipt, answer.signature, caller.identity.server_certificate)
 
 
+def test_join_returns_the_newest_receipt_that_carried_a_head(running, joined):
+    first, second, _ = joined
+    task = first.next_task()
+    assert first.join("0").newest_receipt is None
+    update = running.update(1)
+    first.push(1, update, first.offer(1, task.base_digest, update))
+    committed = first.commit(1, task.base_digest, update.manifest.digest, head="c" * 64)
+    newest = first.join("0").newest_receipt
+    assert (newest.receipt, newest.signature) == (committed.receipt, committed.signature)
+    newest.verify(first.identity.server_certificate)
+    second.send(1, task.base_digest, running.update(2))  # its run spends nothing: no head
+    assert second.join("1").newest_receipt is None
+
+
 def test_the_same_commit_gets_the_same_receipt(running, joined):
     caller = joined[0]
     base = caller.next_task().base_digest

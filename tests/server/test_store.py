@@ -20,8 +20,9 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
+from adpfl_server.database import transaction
 from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.store import EVENTS_PER_ROUND, TASKS_PER_SITE, Store
+from adpfl_server.store import EVENTS_PER_ROUND, TASKS_PER_SITE, CommitRow, Store, insert_commit
 
 CHUNK = 65_536
 
@@ -214,3 +215,31 @@ def test_state_of_another_version_is_refused(store, consortium):
     store.connection.execute("UPDATE runs SET state_json = json_set(state_json, '$.schema_version', 9)")
     with pytest.raises(StateError, match="cannot be read by this version"):
         store.state("demo")
+
+
+def test_the_newest_receipt_is_the_last_that_was_written_with_a_head_over_all_runs(store, consortium):
+    for run in ("demo", "other"):
+        create(store, consortium, keep(store, 1.0), run=run)
+    assert store.newest_receipt("hospital1") is None
+    written = [
+        ("other", 1, "hospital1", "a" * 64, 9.0),
+        ("demo", 1, "hospital1", "b" * 64, 3.0),  # the clock was set back
+        ("demo", 2, "hospital1", "", 4.0),
+        ("demo", 1, "hospital2", "c" * 64, 5.0),
+    ]
+    for run, number, site, head, at in written:
+        with transaction(store.connection) as connection:
+            insert_commit(connection, CommitRow(run, number, site, "d" * 64, "e" * 64, head, b"{}", b"s", at))
+    assert store.newest_receipt("hospital1").ledger_head == "b" * 64
+    assert store.newest_receipt("hospital2").ledger_head == "c" * 64
+    assert store.newest_receipt("hospital3") is None
+
+
+def test_a_site_is_revoked_once_none_of_its_certificates_stands(store):
+    with transaction(store.connection) as connection:
+        connection.executemany(
+            "INSERT INTO certificates (serial, site, not_after, issued_at, revoked_at, pem) "
+            "VALUES (?, ?, 9.0, 0.0, ?, '')",
+            [("1", "one", 1.0), ("2", "one", 2.0), ("3", "two", 1.0), ("4", "two", None)],
+        )
+    assert store.revoked_sites() == {"one"}

@@ -40,7 +40,7 @@ class DemoChoices:
     """What a person may choose about the demonstration.
 
     Attributes:
-        arm: of the published comparison.
+        arm: of the published comparison, or `rigorous`.
         reading: how the nominal epsilon becomes noise.
         sites: how many hospitals.
         rounds: federated rounds.
@@ -89,6 +89,7 @@ def demo_plan(choices: DemoChoices) -> RunPlan:
             reading=choices.reading,
             sampling=Sampling(mode="poisson", probability=0.3),
             fixed=FixedThreshold(method="fixed", clip_norm=1.0),
+            total_steps=choices.rounds * choices.steps,
         ),
         seed=choices.seed,
     )
@@ -129,6 +130,7 @@ def write_site_config(folder: DemoFolder, site: str, plan: RunPlan, choices: Dem
 
 
 def _policy(site: str, plan: RunPlan, choices: DemoChoices) -> dict[str, Any]:
+    """What the site allows: `rigorous` fits a policy's own defaults, every other arm needs an exception."""
     policy: dict[str, Any] = {
         "data_set_id": f"{site}-{TASK.replace('_', '-')}",
         "allowed_tasks": [TASK],
@@ -138,7 +140,7 @@ def _policy(site: str, plan: RunPlan, choices: DemoChoices) -> dict[str, Any]:
     what = "generated images of nobody" if choices.data is None else "images that whoever started it chose"
     if choices.arm == "dp-fl":
         policy["epsilon_cap"] = _NO_REAL_CAP
-    else:
+    elif choices.arm != "rigorous":
         policy["accept_unbounded"] = [
             {
                 "run": plan.run,

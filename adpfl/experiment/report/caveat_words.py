@@ -5,19 +5,30 @@ from collections.abc import Callable
 from typing import Final
 
 from adpfl.experiment.report.words import capital
-from adpfl.privacy.accounting import IDEAL_SAMPLER_ONLY, NO_NOISE_REASON, PERCENTILE_REASON
+from adpfl.privacy.accounting import NO_EVENT_REASON, NO_NOISE_REASON
+from adpfl.privacy.certificate import PERCENTILE_REASON
+from adpfl.privacy.composition import IDEAL_SAMPLER_ONLY
 
 _IF_FIXED = "epsilon_if_fixed: "
+_RECORD_UNIT = "the unit is one record: a patient with several is protected less"
 
 _SENTENCES: Final = {
     IDEAL_SAMPLER_ONLY: (
         "This ε assumes noise drawn from its exact law. The program draws it from tables of very high "
-        "precision, and at so large an ε their last digits would count too; that costs nothing, because an "
-        "ε of this size protects nobody meaningfully."
+        "precision, and at so large an ε, or so small a δ, their last digits would count too. Where it is ε "
+        "that is large, that costs nothing, because an ε of this size protects nobody meaningfully."
     ),
     PERCENTILE_REASON: (
         "The honest ε is infinite because the clipping threshold is a percentile of the patients' own "
         "gradient norms, and the scale of the noise reveals it."
+    ),
+    NO_EVENT_REASON: (
+        "The honest ε is infinite because the site's registered mechanism came without an accounting event: "
+        "nobody has said what its noise is worth."
+    ),
+    _RECORD_UNIT: (
+        "The unit is one image: a patient with several is protected less, and the figure of one image is not "
+        "that patient's."
     ),
     NO_NOISE_REASON: "The honest ε is infinite because updates leave the site without clipping or noise.",
 }

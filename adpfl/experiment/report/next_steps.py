@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adpfl.experiment.arms import ARMS
+from adpfl.experiment.arms import PUBLISHED_ARMS, Arm
 from adpfl.experiment.report.record import JoinedRecord
 from adpfl.experiment.report.words import joined
 
@@ -23,13 +23,7 @@ class NextStep:
 def next_steps(record: JoinedRecord) -> tuple[NextStep, ...]:
     """What follows this demonstration, with the commands to type."""
     arm = record.server.plan.arm
-    others = tuple(other for other in ARMS if other != arm)
-    steps = [
-        NextStep(
-            f"Compare {arm} with {joined(others)}, the other arms of the published comparison",
-            tuple(f"adpfl demo --arm {other} --output demo-{other}" for other in others),
-        )
-    ]
+    steps = _comparisons(arm)
     if record.data_note.synthetic:
         steps.append(
             NextStep(
@@ -51,3 +45,27 @@ def next_steps(record: JoinedRecord) -> tuple[NextStep, ...]:
         )
     )
     return tuple(steps)
+
+
+def _comparisons(arm: Arm) -> list[NextStep]:
+    """The other arms, and why one would run them."""
+    others = tuple(other for other in PUBLISHED_ARMS if other != arm)
+    if arm == "rigorous":
+        return [
+            NextStep(
+                f"See what this guarantee cost: {joined(others)} are the arms of the published comparison, "
+                "none of which protects a patient",
+                tuple(_demo(other) for other in others),
+            )
+        ]
+    return [
+        NextStep(
+            f"Compare {arm} with {joined(others)}, the other arms of the published comparison",
+            tuple(_demo(other) for other in others),
+        ),
+        NextStep("See a finite honest ε, and what it costs in accuracy", (_demo("rigorous"),)),
+    ]
+
+
+def _demo(arm: Arm) -> str:
+    return f"adpfl demo --arm {arm} --output demo-{arm}"

@@ -11,7 +11,9 @@ from markupsafe import Markup
 
 import adpfl
 from adpfl.evaluation.overlays import PREDICTION_COLOR, REFERENCE_COLOR
-from adpfl.experiment.report import data_words, privacy_words, timeline_words, view, words
+from adpfl.experiment.report import data_words, mechanism_words, privacy_words, timeline_words, view, words
+from adpfl.experiment.report.explanation import explanation
+from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_columns
 from adpfl.experiment.report.next_steps import next_steps
 from adpfl.experiment.report.palette import DARK, LIGHT, css_variables, site_role
 from adpfl.experiment.report.record import JoinedRun
@@ -77,9 +79,10 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "reference_words": data_words.reference_words(record.data_note),
         "reference_color": _css_color(REFERENCE_COLOR),
         "prediction_color": _css_color(PREDICTION_COLOR),
-        "guarantees": view.guarantee_rows(results),
-        "explanation": privacy_words.explanation(plan, record.sites),
-        "noise_sentence": words.noise_sentence(plan),
+        "guarantees": guarantee_rows(results),
+        "columns": privacy_columns(results),
+        "explanation": explanation(plan, record.sites),
+        "noise_sentence": mechanism_words.noise_sentence(plan),
         "facts": privacy_words.facts(guarantees, record.data_note)
         if guarantees
         else privacy_words.plan_facts(plan, record.data_note),

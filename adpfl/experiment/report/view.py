@@ -1,13 +1,12 @@
 """The report's rows, tiles and pictures: a joined record turned into exactly what the template shows."""
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from adpfl.experiment.report import figures, privacy_words, words
+from adpfl.experiment.report import explanation, figures, words
 from adpfl.experiment.report.record import JoinedRecord, JoinedRun
 from adpfl.experiment.report.results import (
     Scores,
@@ -22,7 +21,6 @@ from adpfl.experiment.report.results import (
 )
 from adpfl.experiment.report.timeline_words import SERVER
 from adpfl.federated.records import CaseScore, ServerRunRecord, TimelineEvent
-from adpfl.privacy.guarantee import Guarantee
 
 MAX_OVERLAYS = 24
 
@@ -37,19 +35,6 @@ class GlanceItem:
     value: str
     note: str = ""
     grave: bool = False
-
-
-@dataclass(frozen=True)
-class GuaranteeRow:
-    """One site's privacy figures as they are shown."""
-
-    site: str
-    position: int
-    honest: str
-    if_fixed: str
-    nominal: str
-    delta: str
-    steps: str
 
 
 @dataclass(frozen=True)
@@ -112,28 +97,11 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
         items.append(GlanceItem("Dice, mean of sites", fixed(final), f"{optional(initial)} before training"))
     items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
     items.append(_sites_item(server))
-    verdict = privacy_words.verdict(server.plan, record.sites)
+    verdict = explanation.verdict(server.plan, record.sites)
     items.append(
         GlanceItem("Privacy", verdict.words, "its figures and their terms stand below", grave=verdict.grave)
     )
     return items
-
-
-def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
-    """Honest, hypothetical and nominal figures side by side, a row a site."""
-    return [
-        GuaranteeRow(
-            site=result.site,
-            position=result.position,
-            honest=words.number(guarantee.epsilon),
-            if_fixed=_if_fixed(guarantee),
-            nominal="none" if guarantee.nominal_epsilon is None else words.number(guarantee.nominal_epsilon),
-            delta=words.number(guarantee.delta, 2),
-            steps=str(guarantee.steps),
-        )
-        for result in results
-        for guarantee in (result.record.guarantee,)
-    ]
 
 
 def public_rows(server: ServerRunRecord) -> list[PublicRow]:
@@ -284,12 +252,6 @@ def hd95(scores: Scores | None) -> str:
     if scores is None or scores.hd95 is None:
         return "–"  # noqa: RUF001 - a dash in an empty cell
     return f"{words.number(scores.hd95.mean)} {scores.hd95_unit}"
-
-
-def _if_fixed(guarantee: Guarantee) -> str:
-    if guarantee.epsilon_if_fixed is not None:
-        return words.number(guarantee.epsilon_if_fixed)
-    return "no noise" if math.isinf(guarantee.epsilon) else "the same"
 
 
 def _final_scores(result: SiteResult) -> tuple[CaseScore, ...]:

@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal
 
+from adpfl.experiment.arms import Arm
 from adpfl.experiment.report.results import closed_rounds, contributors
 from adpfl.federated.records import ServerRound, ServerRunRecord
-from adpfl.federated.run_plan import RunPlan
-from adpfl.privacy.plan import PaperPrivacy
 
 _SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -22,27 +22,13 @@ TASKS = {
     "kidney_tumor": "kidney-tumour segmentation in CT",
     "brain_tumor": "brain-tumour segmentation in MRI",
 }
-ARMS = {
+ARMS: dict[Arm, str] = {
     "fl": "plain federated averaging and no privacy mechanism (FL)",
     "dp-fl": "noise and a fixed clipping threshold (DP-FL)",
     "adp-fl": "noise and a clipping threshold that follows each site's own gradients (ADP-FL)",
+    "rigorous": "noise that bounds what is lost, at a finite ε",
 }
 NETWORKS = {"unet": "U-Net", "segresnet": "SegResNet"}
-READINGS = {
-    "multiplier": "b = ε·C on the sum of a step's gradients",
-    "multiplier_mean": "b = ε·C on the mean of a step's gradients",
-    "budget": "b = C/ε on the sum of a step's gradients",
-    "budget_n": "b = C/(n·ε) on the mean of a step's gradients",
-}
-MECHANISMS = {
-    "laplace_l2": "Laplace noise of scale b after clipping each unit's gradient to L2 norm C",
-    "none": "none: neither clipping nor noise",
-}
-SAMPLINGS = {
-    "poisson": "Poisson: each unit joins a step independently, by a secret draw of its site",
-    "partition": "shuffled epochs: every unit once an epoch, no amplification claimed",
-    "full": "every unit in every step",
-}
 
 
 @dataclass(frozen=True)
@@ -96,6 +82,17 @@ def number(value: float, digits: int = 3) -> str:
     power = str(int(exponent)).translate(_SUPERSCRIPTS)
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"10{power}" if mantissa == "1" else f"{mantissa} × 10{power}"  # noqa: RUF001 - a multiplication sign
+
+
+def at_most(value: float, digits: int = 3) -> str:
+    """An upper bound at reading precision: rounded up, so that the figure shown is still a bound."""
+    if math.isinf(value) or value <= 0:
+        return number(value, digits)
+    exact = Decimal(repr(value))
+    plain = 1e-3 <= value < 1e5
+    place = exact.adjusted() + 1 - (digits if plain else digits - 1)
+    unit = Decimal(1).scaleb(min(place, 0) if plain else place)
+    return number(float(exact.quantize(unit, ROUND_CEILING)), digits)
 
 
 def duration(seconds: float) -> str:
@@ -173,23 +170,6 @@ def participation(rounds: Iterable[ServerRound], cohort_size: int) -> tuple[Part
             closed=group[0].result_digest is not None,
         )
         for group in groups
-    )
-
-
-def noise_sentence(plan: RunPlan) -> str:
-    """How much noise the plan asks for, without pretending that the nominal figure is a guarantee."""
-    privacy = plan.privacy
-    if not isinstance(privacy, PaperPrivacy):
-        return "The plan adds no noise and clips nothing."
-    if privacy.threshold.method == "fixed":
-        threshold = f"C is {number(privacy.threshold.clip_norm)} at every site and step"
-    else:
-        rank = privacy.threshold.percentile
-        which = "median" if rank == 50 else f"{number(rank)}% percentile"
-        threshold = f"C is the {which} of the site's own gradient norms at each step"
-    return (
-        f"Each step adds Laplace noise of scale {READINGS[privacy.reading]}, with ε = "
-        f"{number(privacy.nominal_epsilon)}; {threshold}."
     )
 
 

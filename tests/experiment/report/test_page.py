@@ -76,7 +76,7 @@ def joined(plan_of, server_of, site_of, png_of):
     return make
 
 
-@pytest.mark.parametrize("arm", ["fl", "dp-fl", "adp-fl"])
+@pytest.mark.parametrize("arm", ["fl", "dp-fl", "adp-fl", "rigorous"])
 def test_every_section_stands_and_every_tag_is_closed(joined, arm):
     page = Page(render(joined(arm), joined_by_owner=True))
     assert page.sections == [*JOINED_SECTIONS, "next"]
@@ -102,6 +102,23 @@ def test_all_three_figures_stand_together_with_their_terms(joined):
         assert part in page
     assert "no finite guarantee" in page
     assert "accept_unbounded" in page
+
+
+def test_a_rigorous_run_shows_its_finite_figure_and_no_nominal_one(joined):
+    page = Page(render(joined("rigorous"), joined_by_owner=True)).text
+    for part in ("a finite guarantee", "ε at most 8", "Target ε", "Gaussian noise", "noisy bits", "zero-out"):
+        assert part in page
+    for part in ("Nominal ε", "nominal", "if thresholds had been fixed", "accept_unbounded", "∞"):
+        assert part not in page
+    for other in ("fl", "dp-fl", "adp-fl"):
+        assert f"adpfl demo --arm {other} --output demo-{other}" in page
+
+
+def test_the_norm_of_an_l1_clip_is_called_so(joined, site_of, plan_of):
+    assert "gradient norms (L2)" in render(joined("rigorous"))
+    figure = site_of(plan_of("rigorous"), "hospital1").guarantee
+    l1 = figure.model_copy(update={"mechanism": "laplace_l1"})
+    assert "gradient norms (L1)" in render(joined("rigorous", guarantee=l1))
 
 
 def test_who_took_part_and_what_happened(joined):
