@@ -19,7 +19,7 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
-from adpfl.privacy.plan import Delta, RigorousPrivacy
+from adpfl.privacy.plan import Delta, RigorousPrivacy, UnsafeNonePrivacy
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -93,11 +93,17 @@ class RunCost:
             f"plan digest {self.plan_digest}",
         )
 
+    @property
+    def patient_epsilon(self) -> float:
+        """What the cap is held against: a patient's figure, also where the plan's unit is one record."""
+        figure = self.at_policy.epsilon_per_patient
+        return self.at_policy.epsilon if figure is None else figure
+
     def _cap_lines(self) -> tuple[str, ...]:
         if self.accepted_unbounded is not None:
             by, reason = self.accepted_unbounded.by, self.accepted_unbounded.reason
             return (f"accepted without a finite guarantee by {by}: {reason}",)
-        line = f"the whole run costs epsilon {self.at_policy.epsilon:.4g} of a cap of {self.epsilon_cap:g}"
+        line = f"the whole run costs epsilon {self.patient_epsilon:.4g} of a cap of {self.epsilon_cap:g}"
         line += f" at delta {self.at_policy.delta:g}"
         if self.spent_before is None or not self.spent_before.reservations:
             return (f"{line}; nothing was spent before", *self._forecast_lines())
@@ -242,15 +248,21 @@ def require_approval(cost: RunCost, policy: SitePolicy, approved: Collection[str
 def require_records(plan: RunPlan, most_records: int) -> None:
     """Refuse a plan whose figure for a patient rests on fewer records than a patient here has.
 
+    The cap is a patient's. A plan of unit `record` that declares nothing counts one record a patient. A run
+    without a finite guarantee is under no cap: it stands in the policy by name, or is refused elsewhere.
+
     Raises:
         ConfigError: a patient has more records than the plan says.
     """
-    if not isinstance(plan.privacy, RigorousPrivacy) or plan.privacy.records_per_patient is None:
+    privacy = plan.privacy
+    unbounded = isinstance(privacy, UnsafeNonePrivacy) or privacy.threshold.method == "percentile"
+    if privacy.unit != "record" or unbounded:
         return
-    if most_records > plan.privacy.records_per_patient:
+    declared = privacy.records_per_patient if isinstance(privacy, RigorousPrivacy) else None
+    if most_records > (declared or 1):
         raise ConfigError(
-            f"run {plan.run}: privacy.records_per_patient is {plan.privacy.records_per_patient}; "
-            f"a patient here has {most_records}",
+            f"run {plan.run}: privacy.unit is record and privacy.records_per_patient is "
+            f"{declared or 'absent'}; a patient here has {most_records}",
             rule="plan.unit",
         )
 
@@ -334,7 +346,7 @@ def _require_allowed(
 
 
 def _require_affordable(cost: RunCost) -> None:
-    if isinf(cost.at_policy.epsilon):
+    if isinf(cost.patient_epsilon):
         if cost.accepted_unbounded is None:
             why = cost.guarantee.caveats[0]
             raise BudgetError(
@@ -343,9 +355,9 @@ def _require_affordable(cost: RunCost) -> None:
                 rule="policy.accept_unbounded",
             )
         return
-    if cost.at_policy.epsilon > cost.epsilon_cap:
+    if cost.patient_epsilon > cost.epsilon_cap:
         raise BudgetError(
-            f"run {cost.run} would cost epsilon {cost.at_policy.epsilon:.4g} at delta "
+            f"run {cost.run} would cost epsilon {cost.patient_epsilon:.4g} at delta "
             f"{cost.at_policy.delta:g} in {cost.guarantee.steps} steps; policy.epsilon_cap is "
             f"{cost.epsilon_cap:g}",
             rule="policy.epsilon_cap",

@@ -21,6 +21,7 @@ PAPER = {
 }
 NONE = {"mode": "none", "sampling": {"mode": "full"}}
 PERCENTILE = PAPER | {"threshold": {"method": "percentile"}}
+RECORDS = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "unit": "record"}
 SIGNED = {"run": "first", "reason": "public images", "by": "Dr. Ada"}
 
 Checks = Callable[..., RunCost]
@@ -243,9 +244,21 @@ def test_a_fixed_threshold_is_no_run_without_privacy() -> None:
 
 
 def test_a_patient_with_more_records_than_the_plan_counts_is_refused() -> None:
-    rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "unit": "record"}
-    plan = run_plan(privacy=rigorous | {"records_per_patient": 3})
+    plan = run_plan(privacy=RECORDS | {"records_per_patient": 3})
     require_records(plan, 3)
     with pytest.raises(ConfigError, match="records_per_patient is 3; a patient here has 4"):
         require_records(plan, 4)
-    require_records(run_plan(privacy=rigorous), 40)
+
+
+@pytest.mark.parametrize("privacy", [RECORDS, PAPER | {"unit": "record"}], ids=["rigorous", "paper"])
+def test_a_plan_that_counts_records_in_silence_is_refused_where_a_patient_has_several(privacy: Any) -> None:
+    plan = run_plan(privacy=privacy)
+    require_records(plan, 1)
+    with pytest.raises(ConfigError, match="records_per_patient is absent; a patient here has 40") as caught:
+        require_records(plan, 40)
+    assert caught.value.rule == "plan.unit"
+
+
+def test_patients_and_unbounded_runs_are_not_counted_by_records() -> None:
+    require_records(run_plan(privacy=PAPER), 40)
+    require_records(run_plan(privacy=PERCENTILE | {"unit": "record"}), 40)
