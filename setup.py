@@ -29,7 +29,7 @@ DEFAULT_ARCHITECTURES: Final = "8.0;9.0;10.0+PTX"
 CXX_FLAGS: Final = (
     "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wno-psabi"
 )
-NVCC_FLAGS: Final = "-O3 -std=c++17 -fmad=false -Xcompiler=-fPIC,-fvisibility=hidden --threads=1"
+NVCC_FLAGS: Final = "-O3 -std=c++17 -fmad=false -Xcompiler=-fPIC,-fvisibility=hidden -Xfatbin=-compress-all"
 INSTRUCTION_SETS: Final = {
     "lanes_scalar": "",
     "lanes_avx2": "-mavx2 -mfma -mf16c",

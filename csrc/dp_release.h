@@ -5,6 +5,12 @@
 
 #include <stdint.h>
 
+#if defined(__CUDACC__)
+#define ADPFL_ANYWHERE __host__ __device__
+#else
+#define ADPFL_ANYWHERE
+#endif
+
 namespace adpfl {
 
 // Raised when an operator's arguments or the tables' layout change; a stale library is then refused.
@@ -57,11 +63,11 @@ constexpr int kThresholdWords = 4;
 constexpr int kDigitTableWords = kGuideWords + kThresholds * kThresholdWords;
 constexpr int kPieces = 4;
 
-constexpr int digit_count(int scale_bits) { return scale_bits / kDigitBits + 1; }
-constexpr int piece_width(int scale_bits, int piece) {
+ADPFL_ANYWHERE constexpr int digit_count(int scale_bits) { return scale_bits / kDigitBits + 1; }
+ADPFL_ANYWHERE constexpr int piece_width(int scale_bits, int piece) {
   return scale_bits == 20 ? (piece == 3 ? 13 : 12) : (piece == 0 ? 8 : 7);
 }
-constexpr int64_t table_words(int scale_bits, bool gaussian) {
+ADPFL_ANYWHERE constexpr int64_t table_words(int scale_bits, bool gaussian) {
   int64_t words = int64_t{digit_count(scale_bits)} * kDigitTableWords;
   for (int piece = 0; gaussian && piece < kPieces; ++piece) words += int64_t{4} << piece_width(scale_bits, piece);
   return words;
@@ -69,7 +75,7 @@ constexpr int64_t table_words(int scale_bits, bool gaussian) {
 
 // Byte 0 of a nonce (adpfl/kernels/keystream.py).
 enum Domain : uint32_t { kLaplace = 1, kGaussianProposal = 2, kGaussianAcceptance = 3, kRefinement = 0x80 };
-constexpr uint32_t nonce_head(uint32_t domain, uint32_t attempt, uint32_t digit) {
+ADPFL_ANYWHERE constexpr uint32_t nonce_head(uint32_t domain, uint32_t attempt, uint32_t digit) {
   return domain | attempt << 8 | digit << 16;
 }
 
@@ -116,6 +122,50 @@ struct SumAndRelease {
 };
 // False where a coordinate of Gaussian noise failed 256 times (probability 1e-158): the output is void.
 bool sum_and_release_cpu(const SumAndRelease& work, const Parallel& parallel);
+
+// ---- CUDA -----------------------------------------------------------------------------------------------
+
+// Everything is queued on `stream` (a cudaStream_t), nothing waits for it, and pointers are to device memory
+// unless they say otherwise. The result is the first cudaError_t, 0 for none.
+
+// Tensors of one launch: they travel by value, in the kernel's parameters.
+constexpr int kTensorsPerLaunch = 256;
+
+int unit_norms_cuda(const Gradients& gradients, int order, double* partials, double* norms, void* stream);
+
+// Threshold, factors and counts, on the device. `clip_norm` is read where there are no `ranks`; else it is the
+// one that serves while no norm is finite. A clip norm outside the range of float32 makes `clip_used` NaN, every
+// factor 0 and the counts -1: nothing that is summed or released with it tells anything.
+struct ClipWork {
+  const double* norms;
+  int64_t units;
+  const double* window;
+  int64_t window_size;
+  const int64_t* ranks;             // or null
+  const double* device_clip_norm;   // or null: clip_norm
+  double clip_norm;
+  double min_clip_norm;
+  int64_t sensitivity;
+  double* factors;    // (units)
+  double* clip_used;  // (1)
+  int64_t* counts;    // (2)
+};
+int clip_factors_cuda(const ClipWork& work, void* stream);
+
+// As SumAndRelease, with the key, the step and C on the device. `keystream` is null where nothing is noised. At
+// most kTensorsPerLaunch tensors where both gradients and noise are wanted. A void step or C gives NaN.
+struct DeviceSumAndRelease {
+  Gradients gradients;
+  const double* factors;
+  const int64_t* total_in;
+  int64_t* total_out;
+  float* noised;
+  Noise noise;
+  int64_t* keystream;
+  const double* clip_used;
+  int64_t sensitivity;
+};
+int sum_and_release_cuda(const DeviceSumAndRelease& work, void* stream);
 
 }  // namespace adpfl
 

@@ -18,6 +18,15 @@
 
 #include "dp_release.h"
 
+#if defined(ADPFL_CUDA_ARCHITECTURES)
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+// Part of the stable ABI from torch 2.13 on; null where an older torch is loaded.
+extern "C" __attribute__((weak)) AOTITorchError torch_stream_native_handle(StreamHandle stream, void** native);
+#endif
+
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -247,6 +256,177 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dp_release_cpu(
   return {noised, clip_used, own_norms, counts};
 }
 
+#if defined(ADPFL_CUDA_ARCHITECTURES)
+
+// ---- CUDA -------------------------------------------------------------------------------------------------
+//
+// Nothing here waits for the device: what the CPU kernels refuse by looking at a value (a clip norm, a step), the
+// CUDA kernels answer with NaN, a count of -1 and a step that stands still.
+
+// The current stream of a device. From torch 2.13 on the stable ABI gives it; before, torch's own CUDA library,
+// which is loaded wherever there is a CUDA tensor.
+void* current_stream(int32_t device) {
+  void* native = nullptr;
+  if (torch_stream_native_handle != nullptr) {
+    StreamHandle stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_stream(device, &stream));
+    const bool failed = torch_stream_native_handle(stream, &native) != AOTI_TORCH_SUCCESS;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_delete_stream(stream));
+    STD_TORCH_CHECK(!failed, "torch gives no handle of its current CUDA stream");
+    return native;
+  }
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  using CurrentStream = AOTITorchError (*)(int32_t, void**);
+  const auto function =
+      library ? reinterpret_cast<CurrentStream>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  STD_TORCH_CHECK(function && function(device, &native) == AOTI_TORCH_SUCCESS,
+                  "this torch gives no current CUDA stream; torch 2.13 or later does");
+  return native;
+}
+
+// The device and stream of a call.
+struct Queue {
+  explicit Queue(const Tensor& tensor)
+      : guard(tensor.get_device_index()), stream(current_stream(tensor.get_device_index())) {}
+
+  void check(int status) const {
+    STD_TORCH_CHECK(status == cudaSuccess, "CUDA kernels: ", cudaGetErrorString(static_cast<cudaError_t>(status)));
+  }
+
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream;
+};
+
+void check_beside(const char* name, const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), name,
+                  " is on another device than the first argument");
+}
+
+Tensor device_norms(const Queue& queue, const GradientList& gradients, const Tensor& like, int64_t order) {
+  const adpfl::Gradients& list = gradients.list;
+  Tensor norms = empty_beside(like, list.units, ScalarType::Double);
+  Tensor partials = empty_beside(like, list.units * list.chunks, ScalarType::Double);
+  queue.check(
+      adpfl::unit_norms_cuda(list, static_cast<int>(order), doubles(partials), doubles(norms), queue.stream));
+  return norms;
+}
+
+Tensor unit_norms_cuda(const std::vector<Tensor>& gradients, int64_t order) {
+  check_order(order);
+  const GradientList list(gradients);
+  return device_norms(Queue(gradients[0]), list, gradients[0], order);
+}
+
+Tensor clip_accumulate_cuda(Tensor total, const std::vector<Tensor>& gradients, const Tensor& norms,
+                            const Tensor& clip_norm, int64_t sensitivity) {
+  const GradientList list(gradients);
+  check_vector("total", total, ScalarType::Long, list.list.dimension);
+  check_vector("clip_norm", clip_norm, ScalarType::Double, 1);
+  const Tensor dense_norms = torch::stable::contiguous(norms);
+  check_vector("norms", dense_norms, ScalarType::Double, list.list.units);
+  check_sensitivity(sensitivity, list.list.units);
+  check_beside("gradients", gradients[0], total);
+  check_beside("norms", norms, total);
+  check_beside("clip_norm", clip_norm, total);
+  const Queue queue(total);
+  Tensor counts = empty_beside(total, 2, ScalarType::Long);
+  Tensor clip_used = empty_beside(total, 1, ScalarType::Double);
+  Tensor factors = empty_beside(total, list.list.units, ScalarType::Double);
+  adpfl::ClipWork clip = {};
+  clip.norms = doubles(dense_norms), clip.units = list.list.units;
+  clip.device_clip_norm = doubles(clip_norm);
+  clip.sensitivity = sensitivity;
+  clip.factors = doubles(factors), clip.clip_used = doubles(clip_used), clip.counts = integers(counts);
+  queue.check(adpfl::clip_factors_cuda(clip, queue.stream));
+  adpfl::DeviceSumAndRelease work = {};
+  work.gradients = list.list;
+  work.factors = doubles(factors);
+  work.total_in = work.total_out = integers(total);
+  queue.check(adpfl::sum_and_release_cuda(work, queue.stream));
+  return counts;
+}
+
+Tensor release_cuda(const Tensor& total, const Tensor& clip_norm, Tensor keystream, const Tensor& tables,
+                    int64_t sensitivity, int64_t scale_bits, bool gaussian) {
+  check_vector("total", total, ScalarType::Long, -1);
+  check_vector("clip_norm", clip_norm, ScalarType::Double, 1);
+  check_vector("keystream", keystream, ScalarType::Long, adpfl::kKeystreamWords);
+  check_sensitivity(sensitivity, 0);
+  check_beside("clip_norm", clip_norm, total);
+  check_beside("keystream", keystream, total);
+  check_beside("tables", tables, total);
+  const Queue queue(total);
+  Tensor noised = empty_beside(total, total.size(0), ScalarType::Float);
+  adpfl::DeviceSumAndRelease work = {};
+  work.gradients.dimension = total.size(0);
+  work.total_in = integers(total);
+  work.noised = static_cast<float*>(noised.data_ptr());
+  work.noise = noise_of(tables, scale_bits, gaussian);
+  work.keystream = integers(keystream);
+  work.clip_used = doubles(clip_norm);
+  work.sensitivity = sensitivity;
+  queue.check(adpfl::sum_and_release_cuda(work, queue.stream));
+  return noised;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> dp_release_cuda(
+    const std::vector<Tensor>& gradients, Tensor keystream, const Tensor& tables, int64_t sensitivity,
+    int64_t scale_bits, bool gaussian, int64_t order, double clip_norm, const std::optional<Tensor>& ranks,
+    const std::optional<Tensor>& window, double min_clip_norm, const std::optional<Tensor>& norms) {
+  const GradientList list(gradients);
+  const Tensor& like = gradients[0];
+  check_order(order);
+  check_clip_norm(clip_norm);
+  check_vector("keystream", keystream, ScalarType::Long, adpfl::kKeystreamWords);
+  check_sensitivity(sensitivity, list.list.units);
+  check_beside("keystream", keystream, like);
+  check_beside("tables", tables, like);
+  const adpfl::Noise noise = noise_of(tables, scale_bits, gaussian);
+  const Queue queue(like);
+  Tensor own_norms = norms ? torch::stable::clone(torch::stable::contiguous(*norms))
+                           : device_norms(queue, list, like, order);
+  check_vector("norms", own_norms, ScalarType::Double, list.list.units);
+  check_beside("norms", own_norms, like);
+  Tensor earlier = window ? torch::stable::contiguous(*window) : empty_beside(like, 0, ScalarType::Double);
+  check_vector("window", earlier, ScalarType::Double, -1);
+  check_beside("window", earlier, like);
+  if (ranks) {
+    check_vector("ranks", *ranks, ScalarType::Long, list.list.units + earlier.size(0) + 1);
+    check_beside("ranks", *ranks, like);
+  }
+  Tensor clip_used = empty_beside(like, 1, ScalarType::Double);
+  Tensor counts = empty_beside(like, 2, ScalarType::Long);
+  Tensor factors = empty_beside(like, list.list.units, ScalarType::Double);
+  adpfl::ClipWork clip = {};
+  clip.norms = doubles(own_norms), clip.units = list.list.units;
+  clip.window = doubles(earlier), clip.window_size = earlier.size(0);
+  clip.ranks = ranks ? integers(*ranks) : nullptr;
+  clip.clip_norm = clip_norm, clip.min_clip_norm = min_clip_norm, clip.sensitivity = sensitivity;
+  clip.factors = doubles(factors), clip.clip_used = doubles(clip_used), clip.counts = integers(counts);
+  queue.check(adpfl::clip_factors_cuda(clip, queue.stream));
+  Tensor noised = empty_beside(like, list.list.dimension, ScalarType::Float);
+  adpfl::DeviceSumAndRelease work = {};
+  work.gradients = list.list;
+  work.factors = doubles(factors);
+  Tensor total;  // only where one launch cannot hold all tensors
+  if (list.list.tensor_count > adpfl::kTensorsPerLaunch) {
+    total = torch::stable::new_zeros(like, std::vector<int64_t>{list.list.dimension}, ScalarType::Long);
+    work.total_in = work.total_out = integers(total);
+    queue.check(adpfl::sum_and_release_cuda(work, queue.stream));
+    work.gradients.units = 0;
+    work.total_out = nullptr;
+  }
+  work.noised = static_cast<float*>(noised.data_ptr());
+  work.noise = noise;
+  work.keystream = integers(keystream);
+  work.clip_used = doubles(clip_used);
+  work.sensitivity = sensitivity;
+  queue.check(adpfl::sum_and_release_cuda(work, queue.stream));
+  return {noised, clip_used, own_norms, counts};
+}
+
+#endif  // ADPFL_CUDA_ARCHITECTURES
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(adpfl, CPU, library) {
@@ -256,4 +436,15 @@ STABLE_TORCH_LIBRARY_IMPL(adpfl, CPU, library) {
   library.impl("dp_release", TORCH_BOX(&dp_release_cpu));
 }
 
+#if defined(ADPFL_CUDA_ARCHITECTURES)
+STABLE_TORCH_LIBRARY_IMPL(adpfl, CUDA, library) {
+  library.impl("unit_norms", TORCH_BOX(&unit_norms_cuda));
+  library.impl("clip_accumulate_", TORCH_BOX(&clip_accumulate_cuda));
+  library.impl("release", TORCH_BOX(&release_cuda));
+  library.impl("dp_release", TORCH_BOX(&dp_release_cuda));
+}
+
+const char* adpfl_cuda_architectures(void) { return ADPFL_CUDA_ARCHITECTURES; }
+#else
 const char* adpfl_cuda_architectures(void) { return ""; }
+#endif

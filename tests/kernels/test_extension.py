@@ -4,7 +4,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from bisect import bisect_right
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,15 +12,10 @@ import torch
 
 from adpfl.errors import PrivacyError
 from adpfl.kernels import lattice, operators, ops, reference
-from adpfl.kernels import noise_tables as noise_tables_module
 from adpfl.kernels.digit_tables import (
-    ACCEPTANCE_WIDTHS,
     TAIL_BITS,
-    AcceptanceTable,
-    DigitTable,
     digit_table,
 )
-from adpfl.kernels.keystream import Domain, KeystreamKey, nonce, words
 from adpfl.kernels.lattice import LatticeScale, gaussian_draws, laplace_draws
 from adpfl.kernels.noise_tables import GUIDE_BITS, noise_tables
 
@@ -44,30 +38,7 @@ def simd(request) -> Iterator[str]:
     assert library.adpfl_use_simd(operators.EXTENSION.simd.encode())
 
 
-def expected(case, key):
-    """Norms, lattice sum, counts and release by the reference."""
-    gradients = case.gradients()
-    norms = reference.unit_norms(gradients, order=case.order)
-    total = torch.zeros(
-        sum(gradient[0:1].numel() if case.units else gradient.shape[1:].numel() for gradient in gradients),
-        dtype=torch.int64,
-    )
-    reference.clip_accumulate_(total, gradients, norms, clip_norm=case.clip_norm, lattice=case.lattice)
-    finite = torch.isfinite(norms)
-    counts = [int(((norms > case.clip_norm) & finite).sum()), int((~finite).sum())]
-    noised = reference.release(
-        total, clip_norm=case.clip_norm, lattice=case.lattice, law=case.law, key=key, step=case.step
-    )
-    return norms, total, counts, noised
-
-
-def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    kind = torch.int64 if left.dtype == torch.float64 else torch.int32
-    return left.dtype == right.dtype and torch.equal(left.view(kind), right.view(kind))
-
-
-def test_the_fused_operator_equals_the_reference(simd, case, key, keystream):
-    norms, _, counts, noised = expected(case, key)
+def test_the_fused_operator_equals_the_reference(simd, case, expected, same_bits, keystream):
     state = keystream(case.step)
     made = torch.ops.adpfl.dp_release(
         case.gradients(),
@@ -79,27 +50,25 @@ def test_the_fused_operator_equals_the_reference(simd, case, key, keystream):
         case.order,
         case.clip_norm,
     )
-    assert same_bits(made[0], noised)
+    assert same_bits(made[0], expected.noised)
     assert made[1].tolist() == [case.clip_norm]
-    assert torch.equal(made[2].nan_to_num(-1.0), norms.nan_to_num(-1.0))
-    assert made[3].tolist() == counts
+    assert same_bits(made[2], expected.norms)
+    assert made[3].tolist() == expected.counts
     assert state.tolist() == [*keystream(0)[:4].tolist(), case.step + 1]
 
 
-def test_the_three_operators_equal_the_reference(simd, case, key, keystream):
-    norms, total, counts, noised = expected(case, key)
+def test_the_three_operators_equal_the_reference(simd, case, expected, same_bits, keystream):
     gradients = case.gradients()
-    made_norms = torch.ops.adpfl.unit_norms(gradients, case.order)
-    assert torch.equal(made_norms.nan_to_num(-1.0), norms.nan_to_num(-1.0))
+    assert same_bits(torch.ops.adpfl.unit_norms(gradients, case.order), expected.norms)
     clip_norm = torch.tensor([case.clip_norm], dtype=torch.float64)
-    made_total = torch.full_like(total, 5)
-    made_counts = torch.ops.adpfl.clip_accumulate_(
-        made_total, gradients, norms, clip_norm, case.lattice.sensitivity
+    total = torch.full_like(expected.total, 5)
+    counts = torch.ops.adpfl.clip_accumulate_(
+        total, gradients, expected.norms, clip_norm, case.lattice.sensitivity
     )
-    assert torch.equal(made_total, total + 5)
-    assert made_counts.tolist() == counts
+    assert torch.equal(total, expected.total + 5)
+    assert counts.tolist() == expected.counts
     made = torch.ops.adpfl.release(
-        total,
+        expected.total,
         clip_norm,
         keystream(case.step),
         noise_tables(case.law, case.scale_bits),
@@ -107,7 +76,7 @@ def test_the_three_operators_equal_the_reference(simd, case, key, keystream):
         case.scale_bits,
         case.law == "gaussian",
     )
-    assert same_bits(made, noised)
+    assert same_bits(made, expected.noised)
 
 
 @pytest.mark.parametrize(("law", "scale_bits"), LAWS)
@@ -140,73 +109,6 @@ def test_the_number_of_threads_changes_no_bit(keystream, threads):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(left, right) for left, right in zip(one, many, strict=True))
-
-
-# Ties: too rare to meet, so the tables are made of the very words that the coordinates will draw.
-
-
-class _Stream:
-    """The uniforms and tails that the first coordinates draw from one domain."""
-
-    def __init__(self, key: KeystreamKey, domain: Domain, step: int, width: int) -> None:
-        self._key, self._domain, self._step = key, domain, step
-        self._main = words(key, nonce(domain, step=step), 0, 4096 * width).reshape(-1, width)
-
-    def leading(self, coordinate: int, digit: int) -> int:
-        return int(self._main[coordinate, digit]) >> 1
-
-    def tail(self, coordinate: int, digit: int) -> int:
-        stream = nonce(self._domain, step=self._step, digit=digit, refinement=True)
-        high, middle, low = (int(word) for word in words(self._key, stream, 4 * coordinate, 3))
-        return (high << 64 | middle << 32 | low) >> 1
-
-    def threshold(self, coordinate: int, digit: int) -> int:
-        """U.V itself, or one beside it: a third each below, on and above the uniform."""
-        exact = self.leading(coordinate, digit) << TAIL_BITS | self.tail(coordinate, digit)
-        return exact + coordinate % 3 - 1
-
-
-@pytest.fixture
-def forced_ties(key, monkeypatch):
-    """Replaces every table by one whose thresholds tie with the draws of step 0."""
-
-    def force(law: str, scale_bits: int) -> torch.Tensor:
-        domain = Domain.LAPLACE if law == "laplace" else Domain.GAUSSIAN_PROPOSAL
-        stream = _Stream(key, domain, 0, 2 if (law, scale_bits) == ("laplace", 10) else 4)
-        digits = []
-        for position in range(scale_bits // 10 + 1):
-            # A large top digit would put nearly every Gaussian proposal beyond the pieces of N.
-            ties = 3 if law == "gaussian" and position == scale_bits // 10 else 1023
-            chosen = sorted(stream.threshold(i // 2, position) for i in range(ties))
-            digits.append(DigitTable.from_thresholds((*chosen, *[1 << 126] * (1023 - ties))))
-        pieces = _tied_pieces(key, scale_bits, digits) if law == "gaussian" else ()
-        for module in (lattice, noise_tables_module):
-            monkeypatch.setattr(module, "digit_table", lambda _, position: digits[position])
-            monkeypatch.setattr(module, "acceptance_tables", lambda _: pieces)
-        return noise_tables.__wrapped__(law, scale_bits)
-
-    return force
-
-
-def _tied_pieces(key: KeystreamKey, scale_bits: int, digits: list[DigitTable]) -> tuple[AcceptanceTable, ...]:
-    """Acceptance tables that let most pieces pass and tie with those of the first coordinates."""
-    proposal = _Stream(key, Domain.GAUSSIAN_PROPOSAL, 0, 4)
-    trial = _Stream(key, Domain.GAUSSIAN_ACCEPTANCE, 0, 4)
-    tables = [[(1 << 126) - 1] * (1 << width) for width in ACCEPTANCE_WIDTHS[scale_bits]]
-    for coordinate in range(400 if scale_bits == 20 else 20):  # its tables are small
-        magnitude = sum(
-            bisect_right(
-                table.thresholds,
-                proposal.leading(coordinate, m) << TAIL_BITS | proposal.tail(coordinate, m),
-            )
-            << 10 * m
-            for m, table in enumerate(digits)
-        )
-        rest = (2 * magnitude + 1 - (2 << scale_bits)) ** 2
-        for piece, width in enumerate(ACCEPTANCE_WIDTHS[scale_bits]):
-            tables[piece][rest % (1 << width)] = trial.threshold(coordinate, piece)
-            rest >>= width
-    return tuple(AcceptanceTable.from_thresholds(tuple(table)) for table in tables)
 
 
 @pytest.mark.parametrize(("law", "scale_bits"), LAWS)
