@@ -33,9 +33,9 @@ NVCC_FLAGS: Final = "-O3 -std=c++17 -fmad=false -Xcompiler=-fPIC,-fvisibility=hi
 INSTRUCTION_SETS: Final = {
     "lanes_scalar": "",
     "lanes_avx2": "-mavx2 -mfma -mf16c",
-    # GCC 12's own AVX-512 headers set off its warning.
+    # GCC 12's own AVX-512 headers set off its warnings.
     "lanes_avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mprefer-vector-width=512 "
-    "-Wno-maybe-uninitialized",
+    "-Wno-maybe-uninitialized -Wno-uninitialized",
 }
 
 
@@ -53,9 +53,10 @@ def torch_folder() -> Path:
 
 
 def find_tool(variable: str, *names: str) -> str:
-    """A program: the environment's choice, else the first of `names` on the path."""
+    """A program: the environment's choice, else the first of `names` on the path or beside this Python."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     for name in (os.environ.get(variable), *names):
-        found = shutil.which(name) if name else None
+        found = shutil.which(name, path=path) if name else None
         if found:
             return found
     raise CannotBuildError(f"none of {', '.join(names)} is on the path, and {variable} names none")

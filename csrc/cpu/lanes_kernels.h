@@ -56,6 +56,43 @@ inline bool any(Words flags) {
 #endif
 }
 
+// Bit l of the result is lane l of a mask.
+inline uint32_t bits_of(Mask mask) {
+#if ADPFL_LANES == 16
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif ADPFL_LANES == 8
+  return _mm256_movemask_ps((__m256)mask);
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < kWidth; ++lane) bits |= (mask[lane] & 1u) << lane;
+  return bits;
+#endif
+}
+
+// Lanes of `a` and `b` in turn: the lower halves, or the upper ones.
+template <bool kUpper>
+inline Words zipped(Words a, Words b) {
+  Mask order;
+  for (int lane = 0; lane < kWidth; ++lane) order[lane] = lane / 2 + kWidth * (lane % 2) + (kUpper ? kWidth / 2 : 0);
+  return __builtin_shuffle(a, b, order);
+}
+
+// Lane l of vector v moves to place kCount * l + v of all of them: each riffle of the two halves turns an index's top
+// bit into its lowest.
+template <int kCount>
+inline void interleave(Words* vectors) {
+  Words riffled[kCount];
+  for (int riffle = 1; riffle < kCount; riffle *= 2) {
+#pragma GCC unroll 8
+    for (int place = 0; place < kCount / 2; ++place) {
+      riffled[2 * place] = zipped<false>(vectors[place], vectors[place + kCount / 2]);
+      riffled[2 * place + 1] = zipped<true>(vectors[place], vectors[place + kCount / 2]);
+    }
+#pragma GCC unroll 8
+    for (int place = 0; place < kCount; ++place) vectors[place] = riffled[place];
+  }
+}
+
 // ---- Reading gradients ----------------------------------------------------------------------------------
 
 inline float bfloat16_to_float(uint16_t bits) {
@@ -189,8 +226,18 @@ struct Stream {
   uint32_t step;
 };
 
+// Left rotation. AVX-512 has it, which GCC does not see by itself; on AVX2 whole bytes move in one shuffle.
 template <int kBits>
 inline Words rotate(Words x) {
+#if ADPFL_LANES == 16
+  return (Words)_mm512_rol_epi32((__m512i)x, kBits);
+#elif ADPFL_LANES == 8
+  if (kBits == 16 || kBits == 8) {
+    const __m128i lane = kBits == 16 ? _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+                                     : _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    return (Words)_mm256_shuffle_epi8((__m256i)x, _mm256_broadcastsi128_si256(lane));
+  }
+#endif
   return (x << kBits) | (x >> (32 - kBits));
 }
 
@@ -332,13 +379,19 @@ void laplace_tile(const Stream& stream, const uint32_t* tables, uint32_t first, 
     Words words[16];
     const uint32_t coordinate = first + static_cast<uint32_t>(start);
     keystream(stream, all(coordinate / kEach) + lanes, words);
+    Words low[kEach], high[kEach];
+#pragma GCC unroll 8
     for (int place = 0; place < kEach; ++place) {
       const Words coordinates = all(coordinate + place) + lanes * kEach;
       const Draw draw = laplace<kDigits>(stream, tables, coordinates, words + kWordsEach * place);
-      for (int lane = 0; lane < kWidth; ++lane) draws.low[start + kEach * lane + place] = draw.low[lane];
-      if (kDigits > 3) {
-        for (int lane = 0; lane < kWidth; ++lane) draws.high[start + kEach * lane + place] = draw.high[lane];
-      }
+      low[place] = draw.low;
+      high[place] = draw.high;
+    }
+    interleave<kEach>(low);
+    memcpy(draws.low + start, low, sizeof low);
+    if (kDigits > 3) {
+      interleave<kEach>(high);
+      memcpy(draws.high + start, high, sizeof high);
     }
   }
 }
@@ -412,7 +465,7 @@ template <int kScaleBits>
 bool gaussian_tile(Stream stream, const uint32_t* tables, uint32_t first, int64_t count, TileDraws& draws) {
   constexpr int kDigits = digit_count(kScaleBits);
   Stream acceptance = stream;
-  uint32_t waiting[kTile + 1];  // one more: a coordinate is written first and kept only if it was rejected
+  uint32_t waiting[kTile + kWidth];  // and room to fill the last vector
   int64_t waiting_count = 0;
   const Words lanes = lane_numbers();
   stream.head = nonce_head(kGaussianProposal, 0, 0);
@@ -422,28 +475,31 @@ bool gaussian_tile(Stream stream, const uint32_t* tables, uint32_t first, int64_
     const uint32_t coordinate = first + static_cast<uint32_t>(start);
     keystream(stream, all(coordinate / 4) + lanes, proposal);
     keystream(acceptance, all(coordinate / 4) + lanes, trial);
+    Words low[4];
+#pragma GCC unroll 4
     for (int place = 0; place < 4; ++place) {
       const Words coordinates = all(coordinate + place) + lanes * 4;
-      const Draw draw = laplace<kDigits>(stream, tables, coordinates, proposal + 4 * place);
-      const Mask pass = accepted<kScaleBits>(acceptance, tables, coordinates, draw.low & kLowBits, trial + 4 * place);
-      for (int lane = 0; lane < kWidth; ++lane) {
-        const int64_t at = start + 4 * lane + place;
-        draws.low[at] = draw.low[lane];
+      low[place] = laplace<kDigits>(stream, tables, coordinates, proposal + 4 * place).low;
+      const Mask pass = accepted<kScaleBits>(acceptance, tables, coordinates, low[place] & kLowBits, trial + 4 * place);
+      for (uint32_t failed = bits_of(~pass); failed != 0; failed &= failed - 1) {
+        const int64_t at = start + 4 * __builtin_ctz(failed) + place;
         waiting[waiting_count] = static_cast<uint32_t>(at);
-        waiting_count += pass[lane] == 0 && at < count;
+        waiting_count += at < count;
       }
     }
+    interleave<4>(low);
+    memcpy(draws.low + start, low, sizeof low);
   }
   for (uint32_t attempt = 1; waiting_count > 0; ++attempt) {
     if (attempt == 256) return false;
     stream.head = nonce_head(kGaussianProposal, attempt, 0);
     acceptance.head = nonce_head(kGaussianAcceptance, attempt, 0);
     int64_t left = 0;
+    for (int lane = 0; lane < kWidth; ++lane) waiting[waiting_count + lane] = waiting[waiting_count - 1];
     for (int64_t start = 0; start < waiting_count; start += kWidth) {
-      Words block[16], words[4], coordinates;
-      for (int lane = 0; lane < kWidth; ++lane) {
-        coordinates[lane] = first + waiting[smaller(start + lane, waiting_count - 1)];
-      }
+      Words block[16], words[4], places;
+      memcpy(&places, waiting + start, sizeof places);
+      const Words coordinates = all(first) + places;
       keystream(stream, coordinates >> 2, block);
       own_words(block, coordinates, words);
       const Draw draw = laplace<kDigits>(stream, tables, coordinates, words);
@@ -464,8 +520,21 @@ bool gaussian_tile(Stream stream, const uint32_t* tables, uint32_t first, int64_
 
 // ---- A tile ---------------------------------------------------------------------------------------------
 
+// sum += trunc(x * factor), which is below 2^41.
 inline void add_row(const float* x, int64_t count, double factor, int64_t* __restrict sum) {
-  for (int64_t i = 0; i < count; ++i) sum[i] += static_cast<int64_t>(static_cast<double>(x[i]) * factor);
+  int64_t i = 0;
+#if ADPFL_LANES == 8
+  // AVX2 has no conversion to 64-bit integers: in 2^52 + 2^51 + v the integer v stands in the low bits.
+  const __m256d shift = _mm256_set1_pd(0x1.8p52), factors = _mm256_set1_pd(factor);
+  for (; i + 4 <= count; i += 4) {
+    const __m256d product = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i)), factors);
+    const __m256d whole = _mm256_round_pd(product, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    const __m256i v = _mm256_sub_epi64(_mm256_castpd_si256(_mm256_add_pd(whole, shift)), _mm256_castpd_si256(shift));
+    __m256i* at = reinterpret_cast<__m256i*>(sum + i);
+    _mm256_storeu_si256(at, _mm256_add_epi64(_mm256_loadu_si256(at), v));
+  }
+#endif
+  for (; i < count; ++i) sum[i] += static_cast<int64_t>(static_cast<double>(x[i]) * factor);
 }
 
 void add_tensor(const UnitTensor& tensor, const SumAndRelease& work, int64_t from, int64_t count, int64_t* sum) {

@@ -122,8 +122,10 @@ class Emulator:
         self._library = ctypes.CDLL(str(library))
         self._library.emulation_report.restype = ctypes.c_char_p
         self._library.emulation_tensor_bytes.restype = ctypes.c_int64
+        self._library.emulation_traffic.restype = ctypes.c_uint64
         self.order = "forward"
         self._kept: list[Tensor] = []
+        self._places: list[tuple[Tensor, int]] = []
 
     def unit_norms(self, gradients: list[Tensor], order: int) -> Tensor:
         """`adpfl::unit_norms`."""
@@ -182,11 +184,25 @@ class Emulator:
         )
         return noised, used, norms, counts
 
+    def traffic(self) -> list[tuple[int, int, int]]:
+        """For each buffer of the last call: its size, bytes read, bytes written; gradients come first."""
+        return [
+            (
+                size,
+                *(
+                    self._library.emulation_traffic(ctypes.c_uint64(placed.data_ptr()), each)
+                    for each in (0, 1)
+                ),
+            )
+            for placed, size in self._places
+            if size
+        ]
+
     # The device's memory.
 
     def _begin(self) -> None:
         self._library.emulation_reset(ORDERS[self.order])
-        self._kept = []
+        self._kept, self._places = [], []
 
     def _input(self, tensor: Tensor) -> Tensor:
         """A read-only copy at the same place modulo 16 bytes."""
@@ -204,6 +220,7 @@ class Emulator:
         placed = buffer[begin : begin + size].view(tensor.dtype).view(tensor.shape)
         placed.copy_(tensor)
         self._kept.append(buffer)
+        self._places.append((placed, size))
         self._library.emulation_allow(
             ctypes.c_uint64(buffer.data_ptr() + begin), ctypes.c_uint64(size), int(writable)
         )

@@ -38,6 +38,7 @@ struct Range {
   uint64_t begin, end;
   bool writable;
   std::vector<Touch> writers;  // one a 4-byte word, where writable
+  uint64_t bytes_read = 0, bytes_written = 0;
 };
 
 std::map<uint64_t, Range> ranges;  // by begin
@@ -125,6 +126,7 @@ void* global(Thread& thread, uint64_t address, uint32_t bytes, Access access) {
   Range* range = range_of(address, bytes);
   if (!range) fail(thread, "access outside of global memory");
   if (access != Access::kRead && !range->writable) fail(thread, "write to read-only global memory");
+  (access == Access::kRead ? range->bytes_read : range->bytes_written) += bytes;
   if (range->writable) {
     const uint64_t first = (address - range->begin) / 4, last = (address - range->begin + bytes - 1) / 4;
     for (uint64_t word = first; word <= last; ++word) {
@@ -329,9 +331,9 @@ extern "C" {
 
 // What the tests call.
 void emulation_allow(uint64_t begin, uint64_t bytes, int writable) {
-  Range range{begin, begin + bytes, writable != 0, {}};
+  Range& range = ranges[begin];
+  range = {begin, begin + bytes, writable != 0, {}, 0, 0};
   if (writable) range.writers.resize(bytes / 4 + 1);
-  ranges[begin] = std::move(range);
   latest = nullptr;
 }
 void emulation_reset(int new_order) {
@@ -340,6 +342,11 @@ void emulation_reset(int new_order) {
   report.clear();
   stopped = false;
   order = static_cast<Order>(new_order);
+}
+// Bytes that kernels read, or wrote, in the memory that begins at `begin`.
+uint64_t emulation_traffic(uint64_t begin, int written) {
+  const Range& range = ranges.at(begin);
+  return written ? range.bytes_written : range.bytes_read;
 }
 const char* emulation_report() { return report.c_str(); }
 int emulation_launches() { return static_cast<int>(launches); }

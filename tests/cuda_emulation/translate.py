@@ -105,7 +105,7 @@ def _kernel(name: str, parameters: str, directives: str, body: str) -> Kernel:
     kernel = Kernel(name)
     for parameter in filter(None, map(str.strip, parameters.split(","))):
         array = re.fullmatch(r"\.param \.align (\d+) \.b8 (\w+)\[(\d+)\]", parameter)
-        scalar = re.fullmatch(r"\.param \.(\w+) (\w+)", parameter)
+        scalar = re.fullmatch(r"\.param \.(\w+)(?: \.ptr(?: \.global)? \.align \d+)? (\w+)", parameter)
         if array:
             kernel.parameters.append((array[2], int(array[3]), int(array[1])))
         elif scalar:
@@ -122,6 +122,9 @@ def _kernel(name: str, parameters: str, directives: str, body: str) -> Kernel:
 
 def _statements(body: str) -> list[str]:
     """Statements and labels. Inline assembly stands in braces of its own; vectors keep theirs."""
+    # Half of a register is thrown away in a scope of its own: here into `_`, which is PTX for nowhere.
+    scoped = r"\{\s*\.reg \.b(?:16|32) (\w+);\s*(mov\.b(?:32|64)\s+\{)([^}]*)(\},\s*%\w+;)\s*\}"
+    body = re.sub(scoped, lambda it: it[2] + re.sub(rf"\b{it[1]}\b", "_", it[3]) + it[4], body)
     body = re.sub(r"^\s*\{(?=\s*\w)", "", body, flags=re.MULTILINE)
     body = re.sub(r";\s*\}", ";", body)
     body = re.sub(r"^\s*(\$?\w+):", r"\1: ;", body, flags=re.MULTILINE)
@@ -332,9 +335,10 @@ class Instruction:
     def _do_abs(self) -> str:
         self.only()
         (kind,) = self.types
-        if kind != "f64":
+        function = {"f32": "fabsf", "f64": "fabs"}.get(kind)
+        if function is None:
             raise self.unknown()
-        return self.assign(self.operands[0], f"fabs({self.value(self.operands[1], kind)})", kind)
+        return self.assign(self.operands[0], f"{function}({self.value(self.operands[1], kind)})", kind)
 
     def _do_neg(self) -> str:
         self.only()

@@ -140,6 +140,21 @@ def test_two_identical_launches_draw_fresh_noise(device, key, keystream):
         assert torch.equal(made, wanted)
 
 
+@pytest.mark.parametrize(("dtype", "order"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 2)])
+def test_gradients_are_read_twice_and_the_result_is_written_once(device, keystream, dtype, order):
+    units, coordinates = 3, 81_920
+    gradients = [torch.randn(units, coordinates).to(dtype)]
+    noised = device.dp_release(gradients, keystream(0), TABLES, 1 << 20, 20, False, order, 1.0)[0]
+    (size, read, _), *others = device.traffic()
+    assert size == units * coordinates * dtype.itemsize
+    assert read == 2 * size
+    written = [each for each in others if each[0] == noised.numel() * 4]
+    assert written == [(4 * coordinates, 0, 4 * coordinates)]
+    # The rest is norms, their partial sums and factors; and the tables, whose size does not grow.
+    rest = sum(each[0] for each in others) - 4 * coordinates - 4 * TABLES.numel()
+    assert rest <= 0.02 * (2 * size + 4 * coordinates)
+
+
 # Where a CPU kernel would raise, a device cannot: what it writes tells nothing.
 
 

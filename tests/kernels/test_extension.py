@@ -362,3 +362,25 @@ def test_the_guide_says_what_the_thresholds_say(law, scale_bits):
             assert leading << 96 | tail[0] << 64 | tail[1] << 32 | tail[2] == (
                 threshold >> TAIL_BITS << 96 | (threshold & (1 << TAIL_BITS) - 1) << 1
             )
+
+
+_PEAK = """
+import resource, torch
+from adpfl.kernels.noise_tables import noise_tables
+tables, key = noise_tables("laplace", 20), torch.zeros(5, dtype=torch.int64)
+def release(gradients):
+    return torch.ops.adpfl.dp_release(gradients, key, tables, 1 << 20, 20, False, 2, 1.0)
+from adpfl.kernels import operators
+release([torch.ones(2, 5000)])
+gradients = [torch.ones(64, 1_000_000), torch.ones(64, 500_000, dtype=torch.bfloat16)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kept = release(gradients)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@needs_library
+def test_a_release_takes_no_memory_that_grows_with_the_batch():
+    run = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+    output, allowed = 4 * 1_500_000, 64 << 20
+    assert int(run.stdout) < output + allowed, "the inputs hold 320 MB"
