@@ -101,12 +101,14 @@ def build_file(target: Path, torch: Path, compiler: str, nvcc: str | None) -> st
         cuda = Path(nvcc).resolve().parent.parent
         units["ops"] += f' -isystem {cuda}/include -DADPFL_CUDA_ARCHITECTURES="\\"{architectures}\\""'
         libraries += f" -L{cuda}/lib64 -lcudart_static -lrt -lpthread -ldl"
+    cxx_flags = f"{CXX_FLAGS} -ffile-prefix-map={ROOT}=."
     cuda_flags = f"{NVCC_FLAGS} {architecture_flags(architectures)}"
+    made = "-MMD -MF $out.d -c $in -o $out\n  depfile = $out.d"
     lines = [
         f"cxx = {compiler}",
         f"nvcc = {nvcc or ''}",
-        f"rule cxx\n  command = $cxx {CXX_FLAGS} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d",
-        f"rule cuda\n  command = $nvcc {cuda_flags} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d",
+        f"rule cxx\n  command = $cxx {cxx_flags} $flags {made}",
+        f"rule cuda\n  command = $nvcc {cuda_flags} {made}",
         f"rule link\n  command = $cxx -shared -Wl,--as-needed -Wl,--exclude-libs,ALL $in -o $out {libraries}",
     ]
     for unit, flags in units.items():

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 
 _NVCC_FLAGS = ("-O3", "-std=c++17", "-fmad=false")  # those of setup.py
 _CXX_FLAGS = ("-std=c++17", "-fPIC", "-ffp-contract=off")
+_OBJECTS = ("host.o", "runtime.o", "harness.o")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CHUNK = 16384
 _TENSORS_PER_LAUNCH = 256
@@ -37,61 +37,50 @@ def find_nvcc() -> str | None:
     return shutil.which(f"{home}/bin/nvcc") or shutil.which("nvcc")
 
 
-def build(architecture: str, change: Callable[[str], str] | None = None) -> Path:
+def build(architecture: str, sources: Path = ROOT / "csrc") -> Path:
     """The emulated device for the PTX of one architecture, as a library; built once for the same sources.
 
     Args:
         architecture: such as 90.
-        change: plants a bug in the PTX; such a build is not kept for later.
+        sources: the folder of the kernels' code.
     """
     stamp = hashlib.sha256()
-    for source in sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*"), *HERE.glob("*.*")]):
+    for source in sorted([*sources.glob("*.h"), *sources.glob("cuda/*"), *HERE.glob("*.*")]):
         stamp.update(source.read_bytes())
-    folder = ROOT / "build" / "cuda_emulation" / stamp.hexdigest()[:16]
+    folder = ROOT / "build" / "cuda_emulation" / f"{architecture}-{stamp.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{architecture}.lock").open("w") as lock:
+    library = folder / "emulated.so"
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one test run share the build
-        objects = _objects(folder, architecture)
-        if change is None:
-            library = folder / f"emulated_{architecture}.so"
-            if not library.exists():
-                _link(library, _translated(folder / f"{architecture}.ptx"), objects)
-            return library
-    bugged = Path(tempfile.mkdtemp(dir=folder))
-    ptx = bugged / "bugged.ptx"
-    before = (folder / f"{architecture}.ptx").read_text()
+        if not library.exists():
+            _compile(architecture, sources, folder)
+            _link(library, [_translated(folder / "kernels.ptx"), *(folder / name for name in _OBJECTS)])
+    return library
+
+
+def build_with_bug(architecture: str, folder: Path, change: Callable[[str], str]) -> Path:
+    """The same with a bug planted in the PTX, built in `folder`."""
+    clean = build(architecture).parent
+    before = (clean / "kernels.ptx").read_text()
+    ptx = folder / "kernels.ptx"
     ptx.write_text(change(before))
     assert ptx.read_text() != before, "the bug was not planted"
-    _link(bugged / "emulated.so", _translated(ptx, "-O0"), objects)
-    return bugged / "emulated.so"
+    _link(folder / "emulated.so", [_translated(ptx, "-O0"), *(clean / name for name in _OBJECTS)])
+    return folder / "emulated.so"
 
 
-def _objects(folder: Path, architecture: str) -> list[Path]:
+def _compile(architecture: str, sources: Path, folder: Path) -> None:
     """nvcc's PTX, its unmodified host object, the device and the harness."""
     nvcc = find_nvcc()
     assert nvcc is not None
-    cuda = Path(nvcc).resolve().parent.parent
-    source = ROOT / "csrc/cuda/dp_release.cu"
-    ptx, host = folder / f"{architecture}.ptx", folder / f"host_{architecture}.o"
-    if not host.exists():
-        target = f"-gencode=arch=compute_{architecture},code=compute_{architecture}"
-        flags = [nvcc, *_NVCC_FLAGS, target]
-        _run([*flags, "-ptx", source, "-o", ptx])
-        _run([*flags, "-Xcompiler=-fPIC", "-c", source, "-o", host])
-        for name, flag in (("runtime", f"-I{cuda}/include"), ("harness", "-Wall")):
-            _run(
-                [
-                    "c++",
-                    "-O2",
-                    *_CXX_FLAGS,
-                    flag,
-                    "-c",
-                    HERE / f"{name}.cpp",
-                    "-o",
-                    folder / f"{name}_{architecture}.o",
-                ]
-            )
-    return [host, folder / f"runtime_{architecture}.o", folder / f"harness_{architecture}.o"]
+    toolkit = Path(nvcc).resolve().parent.parent / "include"
+    target = f"-gencode=arch=compute_{architecture},code=compute_{architecture}"
+    kernels = [nvcc, *_NVCC_FLAGS, target, sources / "cuda/dp_release.cu"]
+    _run([*kernels, "-ptx", "-o", folder / "kernels.ptx"])
+    _run([*kernels, "-Xcompiler=-fPIC", "-c", "-o", folder / "host.o"])
+    for name in ("runtime", "harness"):
+        flags = ["-O2", *_CXX_FLAGS, f"-I{toolkit}", f"-I{sources}"]
+        _run(["c++", *flags, "-c", HERE / f"{name}.cpp", "-o", folder / f"{name}.o"])
 
 
 def _translated(ptx: Path, level: str = "-O1") -> Path:
@@ -101,9 +90,9 @@ def _translated(ptx: Path, level: str = "-O1") -> Path:
     return made
 
 
-def _link(library: Path, translated: Path, objects: Sequence[Path]) -> None:
+def _link(library: Path, objects: Sequence[Path]) -> None:
     unfinished = library.with_suffix(".tmp")
-    _run(["c++", "-shared", "-Wl,-z,defs", translated, *objects, "-o", unfinished])
+    _run(["c++", "-shared", "-Wl,-z,defs", *objects, "-o", unfinished])
     unfinished.rename(library)
 
 

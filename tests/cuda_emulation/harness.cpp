@@ -1,5 +1,5 @@
 // The launchers of csrc/cuda, called in the order in which csrc/ops.cpp calls them, with plain arguments for ctypes.
-#include "../../csrc/dp_release.h"
+#include "dp_release.h"
 
 using namespace adpfl;
 

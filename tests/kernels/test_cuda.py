@@ -4,11 +4,12 @@ What this cannot show, such as ptxas's work, weak memory and speed, is listed in
 """
 
 import re
+import shutil
 
 import pytest
 import torch
 
-from adpfl.kernels import operators, ops, reference
+from adpfl.kernels import lattice, operators, ops, reference
 from adpfl.kernels.lattice import LatticeScale, gaussian_draws, laplace_draws
 from adpfl.kernels.noise_tables import noise_tables
 
@@ -155,6 +156,24 @@ def test_gradients_are_read_twice_and_the_result_is_written_once(device, keystre
     assert rest <= 0.02 * (2 * size + 4 * coordinates)
 
 
+def test_noise_crosses_segments(emulation, key, keystream, tmp_path, monkeypatch):
+    # A segment of 2^26 coordinates is too long for the emulated device: here one has 2^12, in both.
+    sources = shutil.copytree(emulation.ROOT / "csrc", tmp_path / "csrc")
+    header = (sources / "dp_release.h").read_text()
+    short = header.replace("kSegmentBits = 26;", "kSegmentBits = 12;")
+    assert short != header
+    (sources / "dp_release.h").write_text(short)
+    monkeypatch.setattr(lattice, "SEGMENT_BITS", 12)
+    device = emulation.Emulator(emulation.build("90", sources))
+    for law, scale_bits in LAWS:
+        zeros = torch.zeros(15_000, dtype=torch.int64)
+        tables = noise_tables(law, scale_bits)
+        made = device.release(zeros, 2.0, keystream(1), tables, 1, scale_bits, gaussian=law == "gaussian")
+        draw = laplace_draws if law == "laplace" else gaussian_draws
+        wanted = draw(key, scale_bits=scale_bits, step=1, first_index=0, count=15_000)
+        assert torch.equal(made, torch.from_numpy(wanted).float()), (law, scale_bits)
+
+
 # Where a CPU kernel would raise, a device cannot: what it writes tells nothing.
 
 
@@ -272,9 +291,10 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_caught(emulation, keystream, bug):
+def test_a_planted_bug_is_caught(emulation, keystream, tmp_path, bug):
     kernel, pattern, replacement, place, report = BUGS[bug]
-    device = emulation.Emulator(emulation.build("90", planted(pattern, replacement, place, kernel)))
+    change = planted(pattern, replacement, place, kernel)
+    device = emulation.Emulator(emulation.build_with_bug("90", tmp_path, change))
     gaussian = kernel == GAUSSIAN
     gradients = [torch.randn(2, 70_001, generator=torch.Generator().manual_seed(0))]
     tables = noise_tables("gaussian" if gaussian else "laplace", 20)
@@ -298,6 +318,6 @@ def test_a_planted_bug_is_caught(emulation, keystream, bug):
         "mov.u32 %r1, %clock;",
     ],
 )
-def test_unknown_ptx_is_an_error(emulation, line):
+def test_unknown_ptx_is_an_error(emulation, tmp_path, line):
     with pytest.raises(AssertionError, match="UnknownPtxError"):
-        emulation.build("90", planted(r"(?=bar\.sync)", line + " ", 0, NORMS))
+        emulation.build_with_bug("90", tmp_path, planted(r"(?=bar\.sync)", line + " ", 0, NORMS))

@@ -185,14 +185,15 @@ def test_opcheck_passes(keystream, call):
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_a_compiled_step_equals_the_plain_one_and_moves_the_keystream(keystream):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.full)])
+def test_a_compiled_step_equals_the_plain_one_and_moves_the_keystream(keystream, backend):
     def step(gradients, state):
         doubled = [2 * gradient for gradient in gradients]
         noised, _, norms, _ = torch.ops.adpfl.dp_release(doubled, state, _TABLES, 1000, 10, False, 2, 1.0)
         return noised / 3, norms
 
     gradients = [torch.randn(3, 40), torch.randn(3, 2, 2)]
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(step, backend=backend, fullgraph=True)
     plain, traced = keystream(5), keystream(5)
     for moved in (6, 7):
         assert all(map(torch.equal, step(gradients, plain), compiled(gradients, traced)))
