@@ -4,6 +4,8 @@ Unknown keys, duplicate keys, wrong types and contradictions stop the start. The
 `eval` and no environment interpolation: a configuration file means the same on every machine.
 """
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,6 +48,11 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",  # YAML 1.2's 1e-5, which PyYAML, following 1.1, takes for text
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:
@@ -85,7 +92,8 @@ def parse(document: Any, model: type[Model], *, source: str) -> Model:
         found = "nothing" if document is None else f"a {type(document).__name__}"
         raise ConfigError(f"{source}: holds {found}; must be a mapping of keys to values")
     try:
-        return model.model_validate(document)
+        # As JSON, because there strictness still takes a list for a tuple and text for a path.
+        return model.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}: {describe(error, document)}") from error
 
@@ -95,10 +103,30 @@ def describe(error: ValidationError, document: Any) -> str:
     return "; ".join(_describe_one(problem, document) for problem in error.errors(include_url=False))
 
 
+_PLAIN_WORDS = {
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}
+
+
 def _describe_one(problem: Any, document: Any) -> str:
     key = _key_path(problem["loc"], document)
     rule = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     match problem["type"]:
+        case "union_tag_invalid" | "union_tag_not_found":
+            discriminator = problem["ctx"]["discriminator"].strip("'")
+            choices = problem["ctx"].get("expected_tags")
+            found = f"is {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else "is missing"
+            return f"{key}.{discriminator} {found}; " + (
+                f"must be one of {choices}" if choices else "is required"
+            )
         case "missing":
             return f"{key} is missing; it is required"
         case "extra_forbidden":
@@ -107,6 +135,9 @@ def _describe_one(problem: Any, document: Any) -> str:
             return f"{key}: {rule}" if key else rule
         case "value_error":
             return f"{key} is {_short(problem['input'])}; {rule}"
+    for kind, words in _PLAIN_WORDS.items():
+        if problem["type"] == kind:
+            rule = words
     for start in ("Input should be ", "String should ", "Value should ", "List should ", "Tuple should "):
         rule = rule.replace(start, "must be " if start.endswith("be ") else "must ")
     return f"{key} is {_short(problem['input'])}; {rule}"

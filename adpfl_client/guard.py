@@ -5,7 +5,7 @@ joins, says what the whole of it costs, and keeps the list of what may leave. No
 from the plan other than to judge it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isinf
@@ -18,8 +18,8 @@ from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
-from adpfl.privacy.ledger import AcceptUnbounded, LedgerPolicy, Spent
-from adpfl.privacy.plan import Delta
+from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
+from adpfl.privacy.plan import Delta, RigorousPrivacy
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -43,7 +43,8 @@ class SitePolicy(FrozenModel):
     allowed_metrics: tuple[Name, ...] = ()
     """Metrics that may leave when a plan names them too. The noised update is all that leaves otherwise."""
     require_approval: bool = False
-    """Whether a person must have put the plan's digest into `approved_plans` before the site joins."""
+    """Whether a person must approve the plan's digest before the site joins, by `adpfl-client approve` or
+    here in `approved_plans`."""
     approved_plans: tuple[PlanDigest, ...] = ()
 
     @model_validator(mode="after")
@@ -77,7 +78,10 @@ class RunCost:
     """The same run at the policy's delta: what counts against the cap."""
     epsilon_cap: float
     accepted_unbounded: AcceptUnbounded | None
+    """The policy's entry, where the run has no finite guarantee and needs one."""
     spent_before: Spent | None
+    forecast: Forecast | None = None
+    """The ledger's word on the whole run, together with all earlier ones; None once the run has begun."""
 
     def lines(self) -> tuple[str, ...]:
         """The cost in words, for the person who decides."""
@@ -96,14 +100,23 @@ class RunCost:
         line = f"the whole run costs epsilon {self.at_policy.epsilon:.4g} of a cap of {self.epsilon_cap:g}"
         line += f" at delta {self.at_policy.delta:g}"
         if self.spent_before is None or not self.spent_before.reservations:
-            return (f"{line}; nothing was spent before",)
+            return (f"{line}; nothing was spent before", *self._forecast_lines())
         lines: tuple[str, ...] = (
             f"{line}; runs so far have spent {self.spent_before.epsilon_of_finite_runs:.4g}",
+            *self._forecast_lines(),
         )
         if self.spent_before.no_finite_guarantee_since is not None:
             since = datetime.fromtimestamp(self.spent_before.no_finite_guarantee_since, tz=UTC)
             lines += (f"the data set has had no finite guarantee since {since:%Y-%m-%d %H:%M} UTC",)
         return lines
+
+    def _forecast_lines(self) -> tuple[str, ...]:
+        if self.forecast is None:
+            return ()
+        after = f"after it, all runs on these patients stand at epsilon {self.forecast.epsilon_after:.4g}"
+        if self.forecast.dedicated:
+            return (f"{after}; it takes the whole cap: no other run may ever follow on these patients",)
+        return (after,)
 
 
 def check(
@@ -114,7 +127,10 @@ def check(
     training_patients: int,
     unit_count: int,
     dimension: int,
+    excluded: int = 0,
     spent: Spent | None = None,
+    forecast: Forecast | None = None,
+    approved: Collection[str] = (),
 ) -> RunCost:
     """Refuse a run that the site's policy forbids; otherwise say what the whole of it costs.
 
@@ -124,16 +140,64 @@ def check(
         plan: the run, as the server sent it.
         policy: the site's own file.
         site: this site's name.
-        training_patients: patients the run would train on here.
-        unit_count: units of privacy among them: patients or records, as the plan says.
+        training_patients: as `price` takes it.
+        unit_count: as `price` takes it.
         dimension: trainable parameters of the plan's network.
-        spent: what the ledger says of the data set, to be shown beside the cost.
+        excluded: how many of the patients take part no more.
+        spent: what the ledger says of the data set.
+        forecast: what the ledger says of the whole run.
+        approved: digests of plans that a person approved beside the policy file.
 
     Raises:
         ConfigError: the task, the rounds, the cohort or the number of patients breaks the policy.
         BudgetError: the cost does, or the plan awaits approval.
     """
+    cost = price(
+        plan,
+        policy,
+        site=site,
+        training_patients=training_patients,
+        unit_count=unit_count,
+        dimension=dimension,
+        excluded=excluded,
+        spent=spent,
+        forecast=forecast,
+    )
+    require_approval(cost, policy, approved)
+    return cost
+
+
+def price(
+    plan: RunPlan,
+    policy: SitePolicy,
+    *,
+    site: str,
+    training_patients: int,
+    unit_count: int,
+    dimension: int,
+    excluded: int = 0,
+    spent: Spent | None = None,
+    forecast: Forecast | None = None,
+) -> RunCost:
+    """What the whole of a run costs, for a person to decide on; refused where no approval could help.
+
+    Args:
+        plan: the run, as the server sent it.
+        policy: the site's own file.
+        site: this site's name.
+        training_patients: patients declared for the run here, those excluded since among them.
+        unit_count: units of privacy among them: patients or records, as the plan says.
+        dimension: trainable parameters of the plan's network.
+        excluded: how many of the patients take part no more.
+        spent: what the ledger says of the data set, to be shown beside the cost.
+        forecast: what the ledger says of the whole run.
+
+    Raises:
+        ConfigError: the task, the rounds, the cohort or the number of patients breaks the policy.
+        BudgetError: the cost does.
+    """
     _require_allowed(plan, policy, site=site, training_patients=training_patients, unit_count=unit_count)
+    require_participants(plan, policy, training_patients - excluded)
     steps = plan.rounds * plan.local.steps
 
     def guarantee_at(delta: float | None) -> Guarantee:
@@ -141,24 +205,65 @@ def check(
             plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps, delta=delta
         )
 
+    at_policy = guarantee_at(policy.delta)
+    accepted = next((entry for entry in policy.accept_unbounded if entry.run == plan.run), None)
     cost = RunCost(
         run=plan.run,
         plan_digest=plan.digest(),
         rounds=plan.rounds,
         data_set_id=policy.data_set_id,
         guarantee=guarantee_at(None),
-        at_policy=guarantee_at(policy.delta),
+        at_policy=at_policy,
         epsilon_cap=policy.epsilon_cap,
-        accepted_unbounded=next((entry for entry in policy.accept_unbounded if entry.run == plan.run), None),
+        accepted_unbounded=accepted if isinf(at_policy.epsilon) else None,
         spent_before=spent,
+        forecast=forecast,
     )
     _require_affordable(cost)
-    if policy.require_approval and cost.plan_digest not in policy.approved_plans:
-        raise BudgetError(
-            f"run {plan.run} awaits approval: policy.approved_plans does not hold its digest "
-            f"{cost.plan_digest}; {cost.lines()[1]}"
-        )
     return cost
+
+
+def require_approval(cost: RunCost, policy: SitePolicy, approved: Collection[str] = ()) -> None:
+    """Refuse a run that a person must approve and has not.
+
+    Raises:
+        BudgetError: the policy asks for approval, and neither it nor the ledger holds the plan's digest.
+    """
+    if not policy.require_approval or cost.plan_digest in policy.approved_plans:
+        return
+    if cost.plan_digest not in approved:
+        raise BudgetError(
+            f"run {cost.run} awaits approval of plan {cost.plan_digest} by: adpfl-client approve {cost.run}; "
+            f"{cost.lines()[1]}"
+        )
+
+
+def require_records(plan: RunPlan, most_records: int) -> None:
+    """Refuse a plan whose figure for a patient rests on fewer records than a patient here has.
+
+    Raises:
+        ConfigError: a patient has more records than the plan says.
+    """
+    if not isinstance(plan.privacy, RigorousPrivacy) or plan.privacy.records_per_patient is None:
+        return
+    if most_records > plan.privacy.records_per_patient:
+        raise ConfigError(
+            f"run {plan.run}: privacy.records_per_patient is {plan.privacy.records_per_patient}; "
+            f"a patient here has {most_records}"
+        )
+
+
+def require_participants(plan: RunPlan, policy: SitePolicy, participants: int) -> None:
+    """Refuse to train on fewer patients than the policy's minimum, excluded ones not counted.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    if participants < policy.minimum_patients:
+        raise ConfigError(
+            f"run {plan.run}: would train on {participants} patients; policy.minimum_patients is "
+            f"{policy.minimum_patients}"
+        )
 
 
 def check_update(offered: Mapping[str, Sequence[int]], base: Mapping[str, Sequence[int]]) -> None:
@@ -212,11 +317,6 @@ def _require_allowed(
     if plan.rounds > policy.maximum_rounds:
         raise ConfigError(
             f"run {plan.run}: rounds is {plan.rounds}; policy.maximum_rounds is {policy.maximum_rounds}"
-        )
-    if training_patients < policy.minimum_patients:
-        raise ConfigError(
-            f"run {plan.run}: would train on {training_patients} patients; policy.minimum_patients is "
-            f"{policy.minimum_patients}"
         )
     if plan.privacy.unit == "patient" and unit_count != training_patients:
         raise ConfigError(

@@ -8,49 +8,50 @@ Files in the state folder, all readable by their owner alone:
 - `ledger.head`: the newest entry's MAC as of the last append; a shorter or older database does not hold it.
 
 Every append is one transaction that is on the disk before the call returns. Several processes may open the
-same ledger: an append takes the database's write lock and reads what others appended first. The rules are
+same ledger: an append takes the ledger's lock and reads what others appended first. The rules are
 `adpfl.privacy.ledger`'s.
+
+What this cannot see is all three files replaced together by an older copy of all three. The server's signed
+receipts can: each carries the head of its time, and `verify` takes such a head.
 """
 
-import os
 import sqlite3
-import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-from adpfl.errors import BudgetError, IdentityError, IntegrityError, PrivacyError
-from adpfl.privacy.ledger import LedgerBook, LedgerPolicy, NewEntry, Reservation, SpendRequest, Spent
-from adpfl.privacy.ledger_chain import (
-    GENESIS,
-    KEY_BYTES,
-    Entry,
-    canonical,
-    fingerprint,
-    link,
-    verify_chain,
+from adpfl.errors import BudgetError, IntegrityError
+from adpfl.privacy.guarantee import Guarantee
+from adpfl.privacy.ledger import (
+    Approval,
+    Exclusion,
+    Forecast,
+    LedgerBook,
+    LedgerPolicy,
+    NewEntry,
+    Reservation,
+    RunTerms,
+    SpendRequest,
+    Spent,
 )
-from adpfl_client.durable import make_private_folder, write_bytes
+from adpfl.privacy.ledger_chain import GENESIS, Entry, canonical, fingerprint, link, verify_chain
+from adpfl_client.durable import make_private_folder
+from adpfl_client.ledger_files import (
+    DATABASE_NAME,
+    HEAD_NAME,
+    KEY_NAME,
+    LedgerFiles,
+    insert_entries,
+    read_entries,
+    require_schema,
+    storage,
+)
 
-DATABASE_NAME: Final = "ledger.sqlite"
-KEY_NAME: Final = "ledger.key"
-HEAD_NAME: Final = "ledger.head"
-
-_LOCK_WAIT_SECONDS: Final = 30.0
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    sequence INTEGER PRIMARY KEY,
-    at_millis INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    body TEXT NOT NULL,
-    mac BLOB NOT NULL
-) STRICT
-"""
+__all__ = ["DATABASE_NAME", "HEAD_NAME", "KEY_NAME", "LedgerStore", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class LedgerStore:
     `now`, in Unix seconds, and refuses a clock that ran backwards more than five minutes.
     """
 
-    def __init__(self, connection: sqlite3.Connection, key: bytes, head_path: Path) -> None:
+    def __init__(self, files: LedgerFiles, connection: sqlite3.Connection, key: bytes) -> None:
+        self._files = files
         self._connection = connection
+        self._inode = files.database.stat().st_ino
         self._key = key
-        self._head_path = head_path
         self._lock = threading.RLock()
         self._book = LedgerBook()
         self._entry_count = 0
@@ -91,22 +93,17 @@ class LedgerStore:
             IdentityError: the key file is readable by others, or is no key.
             PrivacyError: the files cannot be read or written, or are no ledger.
         """
-        make_private_folder(state_dir)
-        database, key_path, head_path = (state_dir / name for name in (DATABASE_NAME, KEY_NAME, HEAD_NAME))
-        fresh = _is_fresh(database, key_path, head_path)
-        with _storage(f"{database}: the ledger cannot be opened"):
-            if fresh and not key_path.exists():
-                write_bytes(key_path, os.urandom(KEY_BYTES))
-            key = _read_key(key_path)
-            connection = _connect(database)
-        store = cls(connection, key, head_path)
+        files = LedgerFiles(make_private_folder(state_dir))
+        with storage(f"{files.database}: the ledger cannot be opened"), files.exclusive():
+            fresh = files.begin()
+            key = files.read_key()
+            connection = files.connect()
+        store = cls(files, connection, key)
         try:
-            with _storage(f"{database}: the ledger cannot be read"):
-                if fresh:
-                    connection.execute(_SCHEMA)
+            if fresh:
+                with storage(f"{files.database}: the ledger cannot be written"):
                     store._append(lambda _: [] if store._entry_count else [("opened", {"schema": 1})], now)
-                    store._remember_head()
-                store.verify()
+            store.verify()
         except BaseException:
             connection.close()
             raise
@@ -122,7 +119,7 @@ class LedgerStore:
             StateError: the round is sealed already: its bytes are to be sent again.
             PrivacyError: the request contradicts itself.
         """
-        fingerprints = {fingerprint(self._key, patient) for patient in request.patients}
+        fingerprints = self._fingerprints(request.patients)
         reservation_id = ""
 
         def decide(book: LedgerBook) -> list[NewEntry]:
@@ -130,11 +127,22 @@ class LedgerStore:
             reservation_id, entries = book.plan_reservation(request, policy, fingerprints)
             return entries
 
-        with _storage(
+        with storage(
             "the ledger cannot be written", error_class=BudgetError, consequence="nothing may be released"
         ):
             self._append(decide, now)
         return self._book.reservations[reservation_id]
+
+    def foresee(self, request: SpendRequest, policy: LedgerPolicy) -> Forecast:
+        """What a run would bring its patients to, before anything of it is reserved.
+
+        Raises:
+            BudgetError: the run could not begin, or could not finish, within the policy and the cap.
+            StateError: the run was declared otherwise when it first spent.
+            PrivacyError: the request contradicts itself.
+        """
+        with self._reading() as book:
+            return book.foresee(request, policy, self._fingerprints(request.patients))
 
     def seal(self, reservation_id: str, update_digest: str, *, now: float) -> None:
         """Bind a reservation to the bytes that may be sent for it, once.
@@ -148,7 +156,7 @@ class LedgerStore:
             StateError: the reservation is unknown, abandoned, or bound to other bytes.
             BudgetError: the clock ran backwards.
         """
-        with _storage("the ledger cannot be written"):
+        with storage("the ledger cannot be written"):
             self._append(lambda book: book.plan_seal(reservation_id, update_digest), now)
 
     def commit(self, reservation_id: str, receipt_json: str, *, now: float) -> None:
@@ -158,7 +166,7 @@ class LedgerStore:
             StateError: the reservation is unknown, not sealed, or has another receipt.
             BudgetError: the clock ran backwards.
         """
-        with _storage("the ledger cannot be written"):
+        with storage("the ledger cannot be written"):
             self._append(lambda book: book.plan_commit(reservation_id, receipt_json), now)
 
     def abandon(self, reservation_id: str, reason: str, *, now: float) -> None:
@@ -168,29 +176,81 @@ class LedgerStore:
             StateError: the reservation is unknown or committed.
             BudgetError: the clock ran backwards.
         """
-        with _storage("the ledger cannot be written"):
+        with storage("the ledger cannot be written"):
             self._append(lambda book: book.plan_abandon(reservation_id, reason), now)
 
     def acknowledge_clock(self, *, by: str, reason: str, now: float) -> None:
         """Accept, on the record, a clock that ran backwards: later times count from `now` on."""
         body = {"by": by, "reason": reason}
-        with _storage("the ledger cannot be written"):
+        with storage("the ledger cannot be written"):
             self._append(lambda _: [("clock_acknowledged", body)], now, any_clock=True)
+
+    def exclude(self, patient: str, *, reason: str, by: str, now: float) -> Exclusion:
+        """Keep a patient out of every later round, on the record; again changes nothing.
+
+        The entry holds a keyed fingerprint and no name: put none into `reason`.
+
+        Raises:
+            BudgetError: the clock ran backwards.
+        """
+        mark = fingerprint(self._key, patient)
+        with storage("the ledger cannot be written"):
+            self._append(lambda book: book.plan_exclusion(mark, reason=reason, by=by), now)
+        return self._book.excluded[mark]
+
+    def approve(self, run: str, plan_digest: str, *, by: str, now: float) -> Approval:
+        """Consent, on the record, to the whole cost of one plan; again changes nothing.
+
+        Raises:
+            BudgetError: the clock ran backwards.
+        """
+        with storage("the ledger cannot be written"):
+            self._append(lambda book: book.plan_approval(run, plan_digest, by=by), now)
+        return self._book.approvals[plan_digest]
+
+    def excluded_among(self, patients: Iterable[str]) -> frozenset[str]:
+        """Which of these patients must take part in nothing."""
+        with self._reading() as book:
+            return frozenset(name for name in patients if fingerprint(self._key, name) in book.excluded)
+
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        """Every exclusion, oldest first."""
+        with self._reading() as book:
+            return tuple(book.excluded.values())
+
+    def approvals(self) -> tuple[Approval, ...]:
+        """Every plan that a person approved, oldest first."""
+        with self._reading() as book:
+            return tuple(book.approvals.values())
+
+    def terms(self, run: str) -> RunTerms | None:
+        """What a run was declared to be when it first spent; None if it has spent nothing."""
+        with self._reading() as book:
+            return book.terms.get(run)
+
+    def guarantee_of(self, run: str) -> Guarantee:
+        """The honest figure of everything that was charged for one run, at its plan's delta.
+
+        Raises:
+            StateError: the run has spent nothing here.
+        """
+        with self._reading() as book:
+            return book.guarantee_of(run)
 
     def reservations(self, run: str | None = None) -> tuple[Reservation, ...]:
         """Every reservation, oldest first; of one run where `run` is given."""
-        self._catch_up()
-        return tuple(self._book.reservations.values() if run is None else self._book.of_run(run))
+        with self._reading() as book:
+            return tuple(book.reservations.values() if run is None else book.of_run(run))
 
     def spent(self, data_set_id: str, *, delta: float) -> Spent:
         """What a data set, with every set that shares a patient with it, has spent over all runs."""
-        self._catch_up()
-        return self._book.spent(data_set_id, delta=delta)
+        with self._reading() as book:
+            return book.spent(data_set_id, delta=delta)
 
     def head(self) -> bytes:
         """The 32-byte MAC of the newest entry: what a push carries and the server's receipt returns."""
-        self._catch_up()
-        return self._head
+        with self._reading():
+            return self._head
 
     def verify(self, remembered_head: bytes | None = None) -> Verification:
         """Recompute the whole chain and compare it with the head remembered beside the key.
@@ -201,13 +261,19 @@ class LedgerStore:
         Raises:
             IntegrityError: it does not hold; the message names the first entry that does not fit.
         """
-        # The remembered head is read first: another process may append between the two reads.
-        remembered = [head for head in (self._remembered_head(), remembered_head) if head is not None]
-        with self._lock:
-            entries = self._read_entries(after=0)
-            head = verify_chain(entries, self._key, remembered_heads=remembered)
+        with (
+            self._lock,
+            storage(f"{self._files.database}: the ledger cannot be read"),
+            self._files.exclusive(),
+        ):
+            require_schema(self._connection)
+            beside = self._files.remembered_head()
+            entries = read_entries(self._connection, first=0)
+            heads = [beside] if remembered_head is None else [beside, remembered_head]
+            head = verify_chain(entries, self._key, remembered_heads=heads)
             self._book, self._entry_count, self._head = LedgerBook(), 0, GENESIS
             self._take(entries)
+            self._catch_up_head()
         return Verification(entries=len(entries), head=head)
 
     def close(self) -> None:
@@ -222,49 +288,63 @@ class LedgerStore:
     ) -> None:
         self.close()
 
+    def _fingerprints(self, patients: Iterable[str]) -> frozenset[str]:
+        return frozenset(fingerprint(self._key, patient) for patient in patients)
+
     def _append(
         self, decide: Callable[[LedgerBook], Sequence[NewEntry]], now: float, *, any_clock: bool = False
     ) -> None:
-        """Decide and write under the write lock, so that two processes never decide on the same state."""
-        with self._lock:
-            self._append_locked(decide, round(now * 1000.0), any_clock=any_clock)
+        """Decide and write under the ledger's lock, so that no two processes decide on the same state."""
+        with self._lock, self._files.exclusive():
+            self._require_same_file()
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._append_locked(decide, round(now * 1000.0), any_clock=any_clock)
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     def _append_locked(
         self, decide: Callable[[LedgerBook], Sequence[NewEntry]], at_millis: int, *, any_clock: bool
     ) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._catch_up()
-            if not any_clock:
-                self._book.require_clock(at_millis)
-            new: list[Entry] = []
-            head = self._head
-            for sequence, (kind, body) in enumerate(decide(self._book), start=self._entry_count + 1):
-                entry = link(
-                    self._key, head, sequence=sequence, at_millis=at_millis, kind=kind, body=canonical(body)
-                )
-                new.append(entry)
-                head = entry.mac
-            self._connection.executemany(
-                "INSERT INTO entries (sequence, at_millis, kind, body, mac) VALUES (?, ?, ?, ?, ?)",
-                [(entry.sequence, entry.at_millis, entry.kind, entry.body, entry.mac) for entry in new],
+        self._catch_up()
+        if not any_clock:
+            self._book.require_clock(at_millis)
+        new: list[Entry] = []
+        head = self._head
+        for sequence, (kind, body) in enumerate(decide(self._book), start=self._entry_count + 1):
+            entry = link(
+                self._key, head, sequence=sequence, at_millis=at_millis, kind=kind, body=canonical(body)
             )
+            new.append(entry)
+            head = entry.mac
+        if not new:
             self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        self._take(new)
-        if new:
-            self._remember_head()
+            self._catch_up_head()
+            return
+        insert_entries(self._connection, new)
+        with self._files.remembering(head):
+            self._connection.execute("COMMIT")
+            self._take(new)
+
+    @contextmanager
+    def _reading(self) -> Iterator[LedgerBook]:
+        """The book, with what other processes appended since."""
+        with self._lock:
+            with storage(f"{self._files.database}: the ledger cannot be read"):
+                self._catch_up()
+            yield self._book
 
     def _catch_up(self) -> None:
-        """Take what another process appended since; its MACs must continue the chain."""
-        with self._lock:
-            self._catch_up_locked()
-
-    def _catch_up_locked(self) -> None:
-        entries = self._read_entries(after=self._entry_count)
+        """Take what another process appended since; it must continue the chain from where we know it."""
+        entries = read_entries(self._connection, first=self._entry_count)
+        if self._entry_count:
+            if not entries or (entries[0].sequence, entries[0].mac) != (self._entry_count, self._head):
+                raise IntegrityError(
+                    f"ledger entry {self._entry_count} is gone or was changed while the ledger was open"
+                )
+            entries = entries[1:]
         previous = self._head
         for number, entry in enumerate(entries, start=self._entry_count + 1):
             expected = link(
@@ -282,90 +362,18 @@ class LedgerStore:
             previous = entry.mac
         self._take(entries)
 
+    def _catch_up_head(self) -> None:
+        """Mend a remembered head that a crash left behind the chain, lest the tail after it could be cut."""
+        if self._files.remembered_head() != self._head:
+            with self._files.remembering(self._head):
+                pass
+
+    def _require_same_file(self) -> None:
+        """Refuse to spend into a file that no longer stands under the ledger's name."""
+        if self._files.database.stat().st_ino != self._inode:
+            raise IntegrityError(f"{self._files.database}: was replaced while the ledger was open")
+
     def _take(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._book.apply(entry)
             self._entry_count, self._head = entry.sequence, entry.mac
-
-    def _read_entries(self, *, after: int) -> list[Entry]:
-        rows = self._connection.execute(
-            "SELECT sequence, at_millis, kind, body, mac FROM entries WHERE sequence > ? ORDER BY sequence",
-            (after,),
-        )
-        return [Entry(*row) for row in rows]
-
-    def _remember_head(self) -> None:
-        write_bytes(self._head_path, self._head.hex().encode() + b"\n")
-
-    def _remembered_head(self) -> bytes | None:
-        if not self._head_path.exists():
-            return None
-        try:
-            return bytes.fromhex(self._head_path.read_text(encoding="ascii").strip())
-        except ValueError as error:
-            raise IntegrityError(f"{self._head_path}: is not a ledger head; it was changed") from error
-
-
-def _is_fresh(database: Path, key_path: Path, head_path: Path) -> bool:
-    """Whether a ledger is to be made here: nothing stands, or a crash cut its making short.
-
-    Raises:
-        IntegrityError: some of the files of a finished ledger are gone.
-    """
-    if not head_path.exists():
-        # The head is written last. Before it exists, only the opening entry can.
-        if database.exists() and not key_path.exists():
-            raise IntegrityError(
-                f"{key_path}: is missing beside {database.name}; without it nothing can be verified"
-            )
-        if database.exists() and _entry_count(database) > 1:
-            raise IntegrityError(f"{head_path}: is missing beside a ledger with entries; it was removed")
-        return True
-    for path in (database, key_path):
-        if not path.exists():
-            raise IntegrityError(f"{path}: is missing, but {head_path.name} remembers a ledger; restore it")
-    return False
-
-
-def _entry_count(database: Path) -> int:
-    with _storage(f"{database}: the ledger cannot be read"):
-        connection = _connect(database)
-        try:
-            found = connection.execute("SELECT name FROM sqlite_schema WHERE name = 'entries'").fetchone()
-            return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0]) if found else 0
-        finally:
-            connection.close()
-
-
-def _connect(database: Path) -> sqlite3.Connection:
-    descriptor = os.open(database, os.O_RDWR | os.O_CREAT, 0o600)
-    os.close(descriptor)
-    connection = sqlite3.connect(
-        database, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    # One file and no write-ahead log: what is committed is in it. EXTRA is FULL plus the folder's own sync.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = EXTRA")
-    return connection
-
-
-def _read_key(path: Path) -> bytes:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise IdentityError(f"{path}: has mode {mode:04o}; must be readable by its owner alone (0600)")
-    key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise IdentityError(f"{path}: has {len(key)} bytes; a ledger key has {KEY_BYTES}")
-    return key
-
-
-@contextmanager
-def _storage(
-    what: str, *, error_class: type[PrivacyError] = PrivacyError, consequence: str | None = None
-) -> Iterator[None]:
-    """Turn a failing disk or database into one line: disk full, lock held too long, no database at all."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        ending = f"; {consequence}" if consequence else ""
-        raise error_class(f"{what}: {error}{ending}") from error

@@ -49,7 +49,11 @@ def test_a_good_file_loads(tmp_path):
     ("old", "new", "parts"),
     [
         ("rounds: 10", "rounds: 0", ["rounds is 0", "greater than or equal to 1"]),
-        ("rounds: 10", "rounds: ten", ["rounds is 'ten'", "integer"]),
+        ("rounds: 10", "rounds: ten", ["rounds is 'ten'", "must be an integer"]),
+        ("rounds: 10", 'rounds: "10"', ["rounds is '10'", "must be an integer"]),
+        ("rounds: 10", "rounds: true", ["rounds is True", "must be an integer"]),
+        ("image_size: [128, 128]", "image_size: 128", ["image_size is 128", "must be a list"]),
+        ("local: {steps: 6, learning_rate: 0.1}", "local: 6", ["local is 6", "must be a mapping"]),
         ("rounds: 10", "ronds: 10", ["ronds is not a known key", "rounds is missing"]),
         ("learning_rate: 0.1", "learning_rate: .nan", ["local.learning_rate is nan", "finite"]),
         ("learning_rate: 0.1", "learning_rate: -0.1", ["local.learning_rate is -0.1", "greater than 0"]),
@@ -68,7 +72,7 @@ def test_a_good_file_loads(tmp_path):
             "mode: full, probability: 0.2",
             ["privacy.sampling", "probability is 0.2"],
         ),
-        ("mode: paper", "mode: secret", ["privacy is", "'secret'"]),
+        ("mode: paper", "mode: secret", ["privacy.mode is 'secret'", "must be one of 'none', 'paper'"]),
     ],
 )
 def test_each_mistake_is_named(tmp_path, old, new, parts):
@@ -76,6 +80,16 @@ def test_each_mistake_is_named(tmp_path, old, new, parts):
     line = message(tmp_path, GOOD.replace(old, new))
     for part in parts:
         assert part in line
+
+
+def test_numbers_may_be_written_as_yaml_1_2_does(tmp_path):
+    assert (
+        load(tmp_path, GOOD.replace("learning_rate: 0.1", "learning_rate: 1e-3")).local.learning_rate == 1e-3
+    )
+
+
+def test_a_missing_mode_is_named(tmp_path):
+    assert "privacy.mode is missing" in message(tmp_path, GOOD.replace("  mode: paper\n", ""))
 
 
 def test_a_key_written_twice_is_refused(tmp_path):

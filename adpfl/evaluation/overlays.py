@@ -13,6 +13,8 @@ PREDICTION_COLOR = (255, 40, 200)
 """RGB of the prediction contour: magenta, told from green by every common kind of colour vision."""
 LONGEST_SIDE = 384
 """Larger images are reduced to this many pixels, which is what a report shows."""
+CONTOUR_PIXELS = 2
+"""Thickness of a contour; one pixel is lost where a report shows the picture small."""
 
 
 def write_overlay(
@@ -65,6 +67,6 @@ def _resized(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_
 
 
 def _contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask's own outermost pixels, one thick; an edge of the frame counts as an edge of the mask."""
-    edge: NDArray[np.bool_] = mask & ~ndimage.binary_erosion(mask)
+    """The mask's own outermost pixels; an edge of the frame counts as an edge of the mask."""
+    edge: NDArray[np.bool_] = mask & ~ndimage.binary_erosion(mask, iterations=CONTOUR_PIXELS)
     return edge

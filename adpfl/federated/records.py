@@ -1,7 +1,8 @@
 """The records that daemons write beside a run and reports are made from. Formats only; JSON on disk.
 
-The server's record holds what it was allowed to see. A site's record stays at the site: it may hold Dice, thresholds and
-norm quantiles of local data. A report over several sites exists only where one person may read all their folders.
+The server's record holds what it was allowed to see. A site's record stays at the site: it may hold Dice,
+thresholds and norm quantiles of local data. A report over several sites exists only where one person may read
+all their folders.
 """
 
 from typing import Literal
@@ -9,7 +10,6 @@ from typing import Literal
 from adpfl.config import FrozenModel, Name
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.guarantee import Guarantee
-GuaranteeRecord = Guarantee
 
 
 class TimelineEvent(FrozenModel):
@@ -64,10 +64,12 @@ class StepRecord(FrozenModel):
     nonfinite_units: int
 
 
-class PatientScore(FrozenModel):
-    """Held-out scores of one patient, under a case label local to the site (never a name)."""
+class CaseScore(FrozenModel):
+    """Scores of one structure in one held-out case, under labels local to the site (never names)."""
 
     case: str
+    patient: str
+    """A patient with two images has two cases, and counts once in every mean over patients."""
     structure: str
     dice: float
     hd95: float | None
@@ -81,7 +83,8 @@ class EvaluationRecord(FrozenModel):
     round: int
     """0 is the initial model."""
     mean_dice: float
-    scores: tuple[PatientScore, ...]
+    """Mean over patients; a patient's cases and structures are averaged first."""
+    scores: tuple[CaseScore, ...]
 
 
 class SiteRunRecord(FrozenModel):
@@ -98,6 +101,6 @@ class SiteRunRecord(FrozenModel):
     steps: tuple[StepRecord, ...]
     evaluations: tuple[EvaluationRecord, ...]
     overlays: tuple[str, ...]
-    """PNG files beside this record, each showing image, reference mask and prediction contours of one held-out case."""
+    """PNG files beside this record: image, reference and predicted contours of one held-out case each."""
     guarantee: Guarantee
     timeline: tuple[TimelineEvent, ...]

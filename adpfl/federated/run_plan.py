@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.learning.plan import LocalPlan, NetworkPlan
-from adpfl.privacy.plan import PaperPrivacy, PrivacyPlan
+from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
 
 
 class CohortPlan(FrozenModel):
@@ -24,7 +24,9 @@ class CohortPlan(FrozenModel):
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites names a site twice; each may stand once")
         if self.quorum > len(self.sites):
-            raise ValueError(f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}")
+            raise ValueError(
+                f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}"
+            )
         return self
 
 
@@ -42,7 +44,9 @@ class RunPlan(FrozenModel):
     run: Name
     task: Name
     network: NetworkPlan = NetworkPlan()
-    image_size: Annotated[tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)]
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)
+    ]
     """Spatial size in pixels or voxels that the task resamples or crops to, e.g. [128, 128]."""
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     local: LocalPlan
@@ -54,10 +58,21 @@ class RunPlan(FrozenModel):
 
     @property
     def arm(self) -> Literal["fl", "dp-fl", "adp-fl"]:
-        """The paper's name for this run's kind of privacy."""
-        if isinstance(self.privacy, PaperPrivacy):
-            return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
-        return "fl"
+        """The paper's name for this kind of privacy: none, a fixed clip norm, an adaptive one."""
+        if isinstance(self.privacy, UnsafeNonePrivacy):
+            return "fl"
+        return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
+
+    @model_validator(mode="after")
+    def _calibrated_to_this_length(self) -> "RunPlan":
+        if isinstance(self.privacy, RigorousPrivacy) and self.privacy.target_epsilon is not None:
+            steps = self.rounds * self.local.steps
+            if self.privacy.total_steps != steps:
+                raise ValueError(
+                    f"privacy.total_steps is {self.privacy.total_steps}; must be {steps}, rounds times "
+                    "local.steps, where target_epsilon is spread over the run"
+                )
+        return self
 
     def canonical_json(self) -> bytes:
         """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes."""

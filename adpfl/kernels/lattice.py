@@ -198,6 +198,34 @@ def gaussian_draws(key: KeystreamKey, *, scale_bits: int, step: int, first_index
     return out
 
 
+def threshold_draw(key: KeystreamKey, *, scale_bits: int, step: int) -> int:
+    """One Gaussian draw of deviation 2^scale_bits for a private threshold, from a domain of its own.
+
+    The law and the algorithm of `gaussian_draws`. The domain has two streams, told apart by the nonce's
+    segment: 0 proposes, 1 accepts.
+
+    Args:
+        key: the secret key.
+        scale_bits: s; 10 or 20.
+        step: the step within the key's life; one draw each.
+
+    Returns:
+        The odd integer 2y.
+
+    Raises:
+        PrivacyError: the scale is not one of the law's, or the key was wiped.
+        KeystreamExhaustedError: as `gaussian_draws`.
+    """
+    check_scale("gaussian", scale_bits)
+    first = np.zeros(1, dtype=np.int64)
+    attempt = 0
+    while True:
+        proposal = _laplace_at(_Source(key, Domain.THRESHOLD, step, 0, attempt), first, scale_bits)
+        if _accepted(_Source(key, Domain.THRESHOLD, step, 1, attempt), first, proposal, scale_bits)[0]:
+            return int(proposal[0])
+        attempt += 1
+
+
 def check_law(law: str) -> None:
     """Refuse a law of another name (`PrivacyError`)."""
     if law not in SCALE_BITS:

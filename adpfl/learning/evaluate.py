@@ -1,5 +1,6 @@
 """A global model on a site's held-out cases. What is measured here stays at the site."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from adpfl.data.case import Case
 from adpfl.errors import DataError
-from adpfl.federated.records import EvaluationRecord, PatientScore
+from adpfl.federated.records import CaseScore, EvaluationRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import build_network
 from adpfl.learning.networks import load_into
@@ -50,7 +51,8 @@ def evaluate(
     model = build_network(plan, task)
     load_into(model, weights, source=f"global model of round {round_number}")
     model.eval()
-    scores: list[PatientScore] = []
+    patients = patient_labels(cases)
+    scores: list[CaseScore] = []
     with torch.inference_mode():
         for position, case in enumerate(cases):
             reference = task.reference(case)
@@ -58,8 +60,9 @@ def evaluate(
             prediction = task.predict(model, image, size=tuple(reference.mask.shape[1:]))
             label = case_label(position)
             scores += [
-                PatientScore(
+                CaseScore(
                     case=label,
+                    patient=patients[case.patient],
                     structure=score.structure,
                     dice=score.dice,
                     hd95=score.hd95,
@@ -69,5 +72,20 @@ def evaluate(
             ]
             if on_prediction is not None:
                 on_prediction(label, case, prediction)
-    mean_dice = sum(score.dice for score in scores) / len(scores)
-    return EvaluationRecord(round=round_number, mean_dice=mean_dice, scores=tuple(scores))
+    return EvaluationRecord(
+        round=round_number, mean_dice=mean_dice_over_patients(scores), scores=tuple(scores)
+    )
+
+
+def patient_labels(cases: Sequence[Case]) -> dict[str, str]:
+    """A label for each patient, by first appearance: local to the site, and no name."""
+    names = dict.fromkeys(case.patient for case in cases)
+    return {name: f"patient-{number:03d}" for number, name in enumerate(names, start=1)}
+
+
+def mean_dice_over_patients(scores: Sequence[CaseScore]) -> float:
+    """Mean Dice in which a patient counts once, however many cases and structures it has."""
+    by_patient: dict[str, list[float]] = {}
+    for score in scores:
+        by_patient.setdefault(score.patient, []).append(score.dice)
+    return statistics.fmean(statistics.fmean(values) for values in by_patient.values())

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adpfl.errors import AdpflError, ModelMismatchError
+from adpfl.errors import AdpflError
 from adpfl.federated.records import StepRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import build_network
@@ -31,6 +31,10 @@ MEMORY_BYTES = 1024 * 2**20
 
 class TrainingStoppedError(AdpflError):
     """The caller asked to stop between two steps; what was reserved stays charged and no update exists."""
+
+
+class DivergedError(AdpflError):
+    """Training left the finite numbers; what was reserved stays charged and no update exists."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def local_update(
         should_stop: asked before each step.
 
     Raises:
-        ModelMismatchError: `base` is not a set of weights of the plan's network, or training left the finite
-            numbers.
+        ModelMismatchError: `base` is not a set of weights of the plan's network.
+        DivergedError: the trained weights are not finite.
         TrainingStoppedError: `should_stop` said so.
     """
     model = build_network(plan, task)
@@ -185,7 +189,7 @@ def _quantiles(norms: NDArray[np.float64]) -> tuple[float, ...]:
 def _check_finite(delta: Mapping[str, Tensor], round_number: int) -> None:
     for name, tensor in delta.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelMismatchError(
+            raise DivergedError(
                 f"round {round_number}: tensor {name} is no longer finite; "
                 "lower local.learning_rate or the noise"
             )

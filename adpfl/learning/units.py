@@ -6,7 +6,7 @@ secrecy.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -50,6 +50,12 @@ class TrainingUnits:
     def __len__(self) -> int:
         """Number of units: the public n of sampling and accounting."""
         return len(self._units)
+
+    def positions_of(self, patients: Collection[str]) -> frozenset[int]:
+        """Where the units of these patients stand, to be excluded: their places stay, the others' do too."""
+        return frozenset(
+            position for position, unit in enumerate(self._units) if unit[0].patient in set(patients)
+        )
 
     @property
     def records_per_unit(self) -> int:

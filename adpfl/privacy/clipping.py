@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adpfl.errors import PrivacyError
-from adpfl.kernels.lattice import LatticeScale
+from adpfl.kernels.lattice import LatticeScale, NormOrder
 from adpfl.kernels.ops import clip_accumulate_, unit_norms
 
 GradientChunks = Iterable[Sequence[Tensor]]
@@ -32,24 +32,31 @@ class UnitSum:
     nonfinite: int
 
 
-def gradient_norms(chunks: GradientChunks) -> NDArray[np.float64]:
-    """Raw L2 norms of all units, float64 (B,); NaN or infinite where an entry is; (0,) without units."""
-    return _joined([unit_norms(chunk) for chunk in chunks])
+def gradient_norms(chunks: GradientChunks, *, order: NormOrder = 2) -> NDArray[np.float64]:
+    """Raw norms of all units, float64 (B,); NaN or infinite where an entry is; (0,) without units."""
+    return _joined([unit_norms(chunk, order=order) for chunk in chunks])
 
 
 def clipped_lattice_sum(
-    chunks: GradientChunks, *, clip_norm: float, lattice: LatticeScale, dimension: int
+    chunks: GradientChunks,
+    *,
+    clip_norm: float,
+    lattice: LatticeScale,
+    dimension: int,
+    order: NormOrder = 2,
 ) -> UnitSum:
-    """Sum of units, each clipped to L2 norm C over all its coordinates, truncated to the lattice.
+    """Sum of units, each clipped to norm C over all its coordinates, truncated to the lattice.
 
-    Guarantee: replacing one unit by zero moves the total by at most A lattice units in L2 norm, that is by
-    C. A unit with a NaN or infinite norm contributes zero and is counted. Without units the total is zero.
+    Guarantee: replacing one unit by zero moves the total by at most A lattice units in the norm of `order`,
+    that is by C. A unit with a NaN or infinite norm contributes zero and is counted. Without units the
+    total is zero.
 
     Args:
         chunks: the units; chunking changes no bit of the total.
         clip_norm: C > 0.
         lattice: whose unit is C/A.
         dimension: D, the coordinates of one unit over all tensors.
+        order: the norm that is clipped, 2 or 1.
 
     Raises:
         PrivacyError: a chunk has another number of coordinates.
@@ -60,7 +67,7 @@ def clipped_lattice_sum(
     for chunk in chunks:
         _require_dimension(chunk, dimension)
         total = total.to(chunk[0].device)
-        norms.append(unit_norms(chunk))
+        norms.append(unit_norms(chunk, order=order))
         counts = clip_accumulate_(total, chunk, norms[-1], clip_norm=clip_norm, lattice=lattice)
         clipped += counts.clipped
         nonfinite += counts.nonfinite

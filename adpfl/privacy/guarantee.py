@@ -1,9 +1,9 @@
 """A privacy figure that never stands alone: epsilon with everything needed to read it."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from adpfl.config import FrozenModel
 
@@ -12,8 +12,15 @@ def _json_epsilon(epsilon: float) -> float | str:
     return "inf" if math.isinf(epsilon) else epsilon
 
 
+def _read_epsilon(value: Any) -> Any:
+    return math.inf if value == "inf" else value
+
+
 Epsilon = Annotated[
-    float, Field(ge=0.0, allow_inf_nan=True), PlainSerializer(_json_epsilon, when_used="json-unless-none")
+    float,
+    Field(ge=0.0, allow_inf_nan=True),
+    BeforeValidator(_read_epsilon),
+    PlainSerializer(_json_epsilon, when_used="json-unless-none"),
 ]
 """Infinite where no finite guarantee holds; JSON, which has no infinity, holds the text "inf"."""
 
@@ -44,3 +51,12 @@ class Guarantee(FrozenModel):
     nominal_epsilon: float | None = None
     reading: str | None = None
     caveats: tuple[str, ...] = ()
+    threshold: str | None = None
+    """How the clip norm is chosen; None where nothing is clipped."""
+    noise_multiplier: float | None = None
+    """sigma/C or b/C that was asked for, on the sum."""
+    target_epsilon: float | None = None
+    """What the noise was calibrated to."""
+    records_per_patient: int | None = None
+    epsilon_per_patient: Epsilon | None = None
+    """Where the unit is the record: the figure of a patient with at most `records_per_patient` of them."""

@@ -3,13 +3,7 @@
 `LedgerBook` is the state that the entries of `adpfl.privacy.ledger_chain` add up to. Its `plan_*` methods
 check one event against the rules and return the entries to append, or refuse with the rule; `apply` is the
 only way it changes. What is reserved stays charged for ever: a crash may waste budget and never reuses it.
-
-The cap. Runs whose parameters are chosen after seeing earlier releases do not simply add up to the best
-figure over all orders, because that best order would itself be chosen after the fact. So the ledger fixes
-one Renyi order before the first release, and admits a release only while the sum of divergences at that
-order certifies an epsilon within the cap: a Renyi filter (Feldman, Zrnic, "Individual Privacy Accounting
-via a Renyi Filter", 2021). The order chosen is that at which most copies of the first charge fit under the
-cap, so a run planned to the cap fits whole.
+How charges add up against the cap is `adpfl.privacy.ledger_cap`'s.
 """
 
 import hashlib
@@ -18,21 +12,37 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import numpy as np
-
 from adpfl.errors import BudgetError, PrivacyError, StateError
-from adpfl.privacy import accounting, renyi
+from adpfl.privacy import accounting, ledger_cap, ledger_requests
 from adpfl.privacy.events import Charge, UnboundedEvent
+from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger_chain import Entry
 from adpfl.privacy.ledger_records import (
     AcceptUnbounded,
+    Approval,
+    Dedication,
+    Exclusion,
+    Forecast,
     LedgerPolicy,
     Reservation,
+    RunTerms,
     SpendRequest,
     Spent,
 )
+from adpfl.privacy.run_guarantee import spent_guarantee
 
-__all__ = ["AcceptUnbounded", "LedgerBook", "LedgerPolicy", "Reservation", "SpendRequest", "Spent"]
+__all__ = [
+    "AcceptUnbounded",
+    "Approval",
+    "Exclusion",
+    "Forecast",
+    "LedgerBook",
+    "LedgerPolicy",
+    "Reservation",
+    "RunTerms",
+    "SpendRequest",
+    "Spent",
+]
 
 CLOCK_TOLERANCE_MILLIS: Final = 5 * 60 * 1000
 
@@ -44,10 +54,17 @@ NewEntry = tuple[str, dict[str, Any]]
 class LedgerBook:
     """What the entries so far add up to."""
 
-    last_at_millis: int | None = None
-    filter_order: float | None = None
+    latest_at_millis: int | None = None
+    """The highest time of any entry since a change of the clock was last acknowledged."""
     cohorts: dict[str, frozenset[str]] = field(default_factory=dict)
+    terms: dict[str, RunTerms] = field(default_factory=dict)
+    dedications: dict[str, Dedication] = field(default_factory=dict)
+    """By plan digest."""
     accepted_runs: set[tuple[str, str]] = field(default_factory=set)
+    excluded: dict[str, Exclusion] = field(default_factory=dict)
+    """By fingerprint."""
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    """By plan digest."""
     reservations: dict[str, Reservation] = field(default_factory=dict)
 
     # --- reading ---
@@ -73,11 +90,10 @@ class LedgerBook:
         related = self.related(data_set_id)
         unbounded = [reservation for reservation in related if reservation.is_unbounded]
         finite = [reservation for reservation in related if not reservation.is_unbounded]
-        # One plan is fixed in advance and may use the best order; later ones may follow from what was seen.
-        one_plan = len({reservation.plan_digest for reservation in finite}) <= 1
-        of_finite = accounting.certify(
-            _charges(finite), delta, order=None if one_plan else self.filter_order
-        ).epsilon
+        dedication = self._dedication_of(finite)
+        of_finite = ledger_cap.group_epsilon(
+            finite, delta, dedicated=None if dedication is None else dedication.whole
+        )
         return Spent(
             data_set_id=data_set_id,
             epsilon=math.inf if unbounded else of_finite,
@@ -85,6 +101,31 @@ class LedgerBook:
             delta=delta,
             reservations=len(related),
             no_finite_guarantee_since=unbounded[0].reserved_at_millis / 1000.0 if unbounded else None,
+            dedicated_to=None if dedication is None else dedication.run,
+        )
+
+    def guarantee_of(self, run: str, *, delta: float | None = None) -> Guarantee:
+        """The honest figure of everything that was charged for one run, crashed attempts included.
+
+        Args:
+            run: has spent something.
+            delta: at which to state it; the plan's own by default.
+
+        Raises:
+            StateError: the run has spent nothing here.
+        """
+        terms = self.terms.get(run)
+        if terms is None:
+            raise StateError(f"run {run} is not in the ledger; it has spent nothing here")
+        reservations = self.of_run(run)
+        dedication = self._dedication_of(reservations)
+        return spent_guarantee(
+            terms.privacy_plan(),
+            reservations,
+            unit_count=terms.unit_count,
+            dimension=terms.dimension,
+            delta=delta,
+            dedicated=None if dedication is None else dedication.whole,
         )
 
     def of_run(self, run: str) -> list[Reservation]:
@@ -99,11 +140,13 @@ class LedgerBook:
         Raises:
             BudgetError: by more than five minutes.
         """
-        if self.last_at_millis is not None and at_millis < self.last_at_millis - CLOCK_TOLERANCE_MILLIS:
-            behind = (self.last_at_millis - at_millis) / 1000.0
+        latest = self.latest_at_millis
+        if latest is not None and at_millis < latest - CLOCK_TOLERANCE_MILLIS:
+            behind = (latest - at_millis) / 1000.0
             raise BudgetError(
-                f"the clock is {behind:.0f} s behind the ledger's newest entry; may be at most 300 s behind, "
-                "until an operator acknowledges the change; nothing was spent"
+                f"the clock is {behind:.0f} s behind the ledger's latest entry; may be at "
+                "most 300 s behind, until an operator acknowledges the change with: adpfl-client "
+                "acknowledge-clock; nothing was spent"
             )
 
     def plan_reservation(
@@ -125,26 +168,52 @@ class LedgerBook:
             PrivacyError: the request contradicts itself.
         """
         patients = frozenset(fingerprints)
-        if not patients:
-            raise PrivacyError("patients is empty; must name every patient whose data the round may touch")
+        self._require_participants(patients)
+        self._require_same_terms(request)
         self._require_unsealed(request)
         charges = self._charges_of(request)
-        related = self.related(request.data_set_id, patients)
-        entries: list[NewEntry] = []
-        if any(isinstance(charge.event, UnboundedEvent) for charge in charges):
-            entries += self._accept_unbounded(request, policy, charges)
-        else:
-            self._require_rigor(request, policy, related)
-            order = self.filter_order or _filter_order(charges, policy)
-            if self.filter_order is None:
-                entries.append(("filter", {"order": order}))
-            _require_cap(request, policy, order, related, charges)
+        admission, entries = self._admit(request, policy, patients, charges)
+        if request.run not in self.terms:
+            entries.append(("run", ledger_requests.terms_body(request)))
         cohort = hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()[:32]
         if cohort not in self.cohorts:
             entries.append(("cohort", {"cohort": cohort, "fingerprints": sorted(patients)}))
         reservation_id = f"{request.run}.{request.round_number}.{len(self.of_run(request.run)) + 1}"
-        entries.append(("reserved", self._reservation_body(request, reservation_id, cohort, charges)))
+        attempts = self._attempts(request.run, request.round_number, ledger_requests.metric_name(request))
+        body = ledger_requests.reservation_body(request, charges) | {
+            "id": reservation_id,
+            "attempt": len(attempts) + 1,
+            "cohort": cohort,
+            "patients": len(patients),
+            "orders": list(admission.orders),
+        }
+        entries.append(("reserved", body))
         return reservation_id, entries
+
+    def foresee(self, request: SpendRequest, policy: LedgerPolicy, fingerprints: Iterable[str]) -> Forecast:
+        """What a run would bring its patients to, before anything of it is reserved.
+
+        Raises:
+            As `plan_reservation`: the run could not begin, or could not finish.
+        """
+        patients = frozenset(fingerprints)
+        self._require_participants(patients)
+        self._require_same_terms(request)
+        admission, _ = self._admit(request, policy, patients, self._charges_of(request))
+        held = self._dedication_of(self.related(request.data_set_id, patients)) is not None
+        return Forecast(admission.epsilon_after, dedicated=admission.dedicates or held)
+
+    def plan_exclusion(self, fingerprint: str, *, reason: str, by: str) -> list[NewEntry]:
+        """Exclude a patient from every later round; nothing to append when excluded already."""
+        if fingerprint in self.excluded:
+            return []
+        return [("excluded", {"fingerprint": fingerprint, "reason": reason, "by": by})]
+
+    def plan_approval(self, run: str, plan_digest: str, *, by: str) -> list[NewEntry]:
+        """Consent to the whole cost of one plan; nothing to append when approved already."""
+        if plan_digest in self.approvals:
+            return []
+        return [("approved", {"run": run, "plan_digest": plan_digest, "by": by})]
 
     def plan_seal(self, reservation_id: str, update_digest: str) -> list[NewEntry]:
         """Bind a reservation to its bytes; nothing to append when it is bound to the same ones already.
@@ -199,14 +268,6 @@ class LedgerBook:
         """
         body = entry.document()
         match entry.kind:
-            case "opened" | "clock_acknowledged":
-                pass
-            case "filter":
-                self.filter_order = body["order"]
-            case "cohort":
-                self.cohorts[body["cohort"]] = frozenset(body["fingerprints"])
-            case "accepted_unbounded":
-                self.accepted_runs.add((body["run"], body["data_set"]))
             case "reserved":
                 self._apply_reserved(body, entry.at_millis)
             case "sealed":
@@ -216,17 +277,39 @@ class LedgerBook:
             case "abandoned":
                 self._update(body["id"], status="abandoned")
             case _:
+                self._apply_declaration(entry, body)
+        # A clock that steps back a little, again and again, must not wander: the highest time counts.
+        self.latest_at_millis = max(entry.at_millis, self.latest_at_millis or entry.at_millis)
+
+    def _apply_declaration(self, entry: Entry, body: dict[str, Any]) -> None:
+        match entry.kind:
+            case "opened":
+                pass
+            case "clock_acknowledged":
+                self.latest_at_millis = None
+            case "run":
+                self.terms[body["run"]] = RunTerms.model_validate(body)
+            case "cohort":
+                self.cohorts[body["cohort"]] = frozenset(body["fingerprints"])
+            case "dedicated":
+                whole = ledger_requests.read_charges(body["whole"])
+                self.dedications[body["plan_digest"]] = Dedication(**(body | {"whole": whole}))
+            case "accepted_unbounded":
+                self.accepted_runs.add((body["run"], body["data_set"]))
+            case "excluded":
+                self.excluded[body["fingerprint"]] = Exclusion(**body, at_millis=entry.at_millis)
+            case "approved":
+                self.approvals[body["plan_digest"]] = Approval(**body, at_millis=entry.at_millis)
+            case _:
                 raise StateError(
                     f"ledger entry {entry.sequence} is of kind {entry.kind}; this version does not know it"
                 )
-        self.last_at_millis = entry.at_millis
 
     def _apply_reserved(self, body: dict[str, Any], at_millis: int) -> None:
-        fields = {key: value for key, value in body.items() if key != "charges"}
-        charges = tuple(Charge.model_validate(charge) for charge in body["charges"])
-        new = Reservation(**fields, charges=charges, reserved_at_millis=at_millis)
-        for old in self.of_run(new.run):
-            if old.round_number == new.round_number and old.status == "reserved":
+        read = {"charges": ledger_requests.read_charges(body["charges"]), "orders": tuple(body["orders"])}
+        new = Reservation(**(body | read), reserved_at_millis=at_millis)
+        for old in self._attempts(new.run, new.round_number, new.metric):
+            if old.status == "reserved":
                 self._update(old.id, status="abandoned")
         self.reservations[new.id] = new
 
@@ -240,12 +323,40 @@ class LedgerBook:
             raise StateError(f"reservation {reservation_id} is not in the ledger; must be reserved first")
         return self.reservations[reservation_id]
 
-    def _require_unsealed(self, request: SpendRequest) -> None:
-        for reservation in self.of_run(request.run):
-            same = (reservation.round_number, reservation.base_digest) == (
-                request.round_number,
-                request.base_digest,
+    def _attempts(self, run: str, round_number: int, metric: str | None) -> list[Reservation]:
+        return [old for old in self.of_run(run) if (old.round_number, old.metric) == (round_number, metric)]
+
+    def _require_participants(self, patients: frozenset[str]) -> None:
+        if not patients:
+            raise PrivacyError("patients is empty; must name every patient whose data the round may touch")
+        withdrawn = len(patients & self.excluded.keys())
+        if withdrawn:
+            raise PrivacyError(
+                f"patients holds {withdrawn} who are excluded; their data must not be touched; nothing was "
+                "spent"
             )
+
+    def _require_same_terms(self, request: SpendRequest) -> None:
+        """A run keeps its plan and its declared numbers from its first reservation on."""
+        known = self.terms.get(request.run)
+        if known is None:
+            return
+        checks: list[tuple[str, object, object]] = [("plan_digest", known.plan_digest, request.plan_digest)]
+        if request.metric is None:
+            checks.append(("unit_count", known.unit_count, request.unit_count))
+            checks.append(("dimension", known.dimension, request.dimension))
+        for key, declared, found in checks:
+            if declared != found:
+                raise StateError(
+                    f"run {request.run}: {key} is {found}; must be {declared}, as declared once when the run "
+                    "first spent; nothing was spent"
+                )
+
+    def _require_unsealed(self, request: SpendRequest) -> None:
+        for reservation in self._attempts(
+            request.run, request.round_number, ledger_requests.metric_name(request)
+        ):
+            same = reservation.base_digest == request.base_digest
             if same and reservation.status in ("sealed", "committed"):
                 raise StateError(
                     f"round {request.round_number} of run {request.run} is {reservation.status} from this "
@@ -253,6 +364,10 @@ class LedgerBook:
                 )
 
     def _charges_of(self, request: SpendRequest) -> tuple[Charge, ...]:
+        if request.metric is not None:
+            if request.steps:
+                raise PrivacyError(f"steps is {request.steps}; must be 0 where a metric is released")
+            return (request.metric.charge(reports=1),)
         end = request.first_step + request.steps
         repeated = any(
             old.first_step < end and request.first_step < old.first_step + old.steps
@@ -265,7 +380,51 @@ class LedgerBook:
             steps=request.steps,
             first_step=request.first_step,
             repeated=repeated,
+            records=ledger_requests.records_of_a_patient(request.privacy),
         )
+
+    def _admit(
+        self,
+        request: SpendRequest,
+        policy: LedgerPolicy,
+        patients: frozenset[str],
+        charges: Sequence[Charge],
+    ) -> tuple[ledger_cap.Admission, list[NewEntry]]:
+        """Hold a request against policy and cap; returns the ground and what must be recorded for it."""
+        if any(isinstance(charge.event, UnboundedEvent) for charge in charges):
+            signed = self._accept_unbounded(request, policy, charges)
+            return ledger_cap.Admission((), math.inf, dedicates=False), signed
+        related = self.related(request.data_set_id, patients)
+        self._require_rigor(request, policy, related)
+        before = [reservation for reservation in related if not reservation.is_unbounded]
+        dedication = self._dedication_of(before)
+        if dedication is not None and dedication.plan_digest != request.plan_digest:
+            raise BudgetError(
+                f"run {request.run}: the whole cap of data set {request.data_set_id} is dedicated to run "
+                f"{dedication.run}; no other plan may follow; nothing was spent"
+            )
+        whole = ledger_requests.whole_charges(request)
+        try:
+            admission = ledger_cap.admit(
+                before,
+                charges,
+                policy,
+                plan_digest=request.plan_digest,
+                whole=whole,
+                dedicated=None if dedication is None else dedication.whole,
+            )
+        except BudgetError as error:
+            raise BudgetError(
+                f"round {request.round_number} of run {request.run} would bring data set "
+                f"{request.data_set_id} to {error}"
+            ) from error
+        if not admission.dedicates:
+            return admission, []
+        return admission, [("dedicated", ledger_requests.dedication_body(request, whole or ()))]
+
+    def _dedication_of(self, reservations: Iterable[Reservation]) -> Dedication | None:
+        plans = (self.dedications.get(one.plan_digest) for one in reservations if not one.is_unbounded)
+        return next((dedication for dedication in plans if dedication is not None), None)
 
     def _accept_unbounded(
         self, request: SpendRequest, policy: LedgerPolicy, charges: Sequence[Charge]
@@ -295,52 +454,3 @@ class LedgerBook:
                 f"data set {request.data_set_id} has had no finite guarantee since run {spoiled.run}; a "
                 "rigorous run needs policy.allow_rigorous_after_unbounded: true; nothing was spent"
             )
-
-    def _reservation_body(
-        self, request: SpendRequest, reservation_id: str, cohort: str, charges: Sequence[Charge]
-    ) -> dict[str, Any]:
-        attempt = 1 + sum(old.round_number == request.round_number for old in self.of_run(request.run))
-        return {
-            "id": reservation_id,
-            "run": request.run,
-            "plan_digest": request.plan_digest,
-            "round_number": request.round_number,
-            "attempt": attempt,
-            "base_digest": request.base_digest,
-            "data_set_id": request.data_set_id,
-            "cohort": cohort,
-            "first_step": request.first_step,
-            "steps": request.steps,
-            "charges": [charge.model_dump(mode="json") for charge in charges],
-        }
-
-
-def _charges(reservations: Iterable[Reservation]) -> list[Charge]:
-    return [charge for reservation in reservations for charge in reservation.charges]
-
-
-def _filter_order(charges: Sequence[Charge], policy: LedgerPolicy) -> float:
-    """The order at which most copies of these charges fit under the cap: largest budget over divergence."""
-    curve = accounting.composed_curve(
-        Charge(event=charge.event, count=max(charge.count, 1)) for charge in charges
-    )
-    overhead = renyi.conversion_overhead(accounting.ORDERS, policy.delta)
-    copies = (policy.epsilon_cap - overhead) / curve
-    return float(accounting.ORDERS[int(np.argmax(copies))])
-
-
-def _require_cap(
-    request: SpendRequest,
-    policy: LedgerPolicy,
-    order: float,
-    related: Sequence[Reservation],
-    charges: Sequence[Charge],
-) -> None:
-    before = [charge for charge in _charges(related) if not isinstance(charge.event, UnboundedEvent)]
-    after = accounting.certify([*before, *charges], policy.delta, order=order).epsilon
-    if after > policy.epsilon_cap:
-        raise BudgetError(
-            f"round {request.round_number} of run {request.run} would bring data set {request.data_set_id} "
-            f"to epsilon {after:.4g} at delta {policy.delta:g}; policy.epsilon_cap is "
-            f"{policy.epsilon_cap:g}; nothing was spent"
-        )

@@ -21,6 +21,9 @@ from scipy.special import gammaln
 Curve = NDArray[np.float64]
 """A divergence at each of some orders."""
 
+CurveOf = Callable[[Curve], Curve]
+"""Gives the divergence at any orders."""
+
 _SERIES_BELOW: Final = 0.5
 _SERIES_TERMS: Final = 18
 """0.5^19 / 19! is under 2^-75 of the leading term: the truncated tail is far below rounding."""
@@ -86,7 +89,7 @@ def laplace_l2_divergence(orders: Curve, signal: float, dimension: int) -> Curve
     return dimension * laplace_divergence(orders, signal / math.sqrt(dimension))
 
 
-def poisson_sampled(divergence: Callable[[Curve], Curve], orders: Curve, probability: float) -> Curve:
+def poisson_sampled(divergence: CurveOf, orders: Curve, probability: float) -> Curve:
     """Divergence of a release over a Poisson sample, from that of the release itself.
 
     At whole orders a >= 2: R = 1/(a-1) * ln sum_j C(a, j) (1-q)^(a-j) q^j exp((j-1) R_j), exact for
@@ -117,6 +120,48 @@ def poisson_sampled(divergence: Callable[[Curve], Curve], orders: Curve, probabi
     return bounded
 
 
+def group_divergence(orders: Curve, single: Curve, records: int) -> Curve:
+    """Divergence of a release from one without any of a patient's k records, from that of one record.
+
+    The k records are taken out one at a time, and the steps are joined by the weak triangle inequality
+    (Mironov 2017, Proposition 11), for 1/p + 1/q = 1: D_a(P || Q) <= (a - 1/p) / (a - 1) * D_{pa}(P || R) +
+    D_{q (a - 1/p)}(R || Q), the best p of a grid at each order. What the other records do is the same on
+    both sides of a step, and by joint convexity no worse than its worst case, so each step costs `single`
+    whatever is sampled. For a curve a * rho the result is near k^2 * a * rho. Between orders, (a - 1) R(a)
+    lies under its chords.
+
+    Args:
+        orders: a > 1, ascending; wide enough: order a needs up to about k * a.
+        single: divergence of one record, sampled or not, at these orders.
+        records: k >= 1.
+    """
+    knots = np.concatenate([[1.0], orders])
+    inverse_p = np.concatenate([np.linspace(0.02, 0.98, 49), [0.001, 0.005, 0.01, 0.99, 0.995, 0.999]])
+
+    def joined(first: Curve, second: Curve) -> Curve:
+        def at(curve: Curve, order: Curve) -> Curve:
+            scaled = np.interp(order, knots, np.concatenate([[0.0], (orders - 1.0) * curve]), right=math.inf)
+            value: Curve = scaled / (order - 1.0)
+            return value
+
+        a = orders[:, None]
+        through = (a - inverse_p) / (a - 1.0) * at(first, a / inverse_p)
+        through = through + at(second, (a - inverse_p) / (1.0 - inverse_p))
+        best: Curve = through.min(axis=1)
+        return best
+
+    total: Curve | None = None
+    power = single
+    while True:
+        if records & 1:
+            total = power if total is None else joined(total, power)
+        records >>= 1
+        if not records:
+            assert total is not None
+            return total
+        power = joined(power, power)
+
+
 def epsilon_at(orders: Curve, divergence: Curve, delta: float) -> Curve:
     """Epsilon that each order certifies at `delta`: R + `conversion_overhead`, and never below 0."""
     return np.maximum(divergence + conversion_overhead(orders, delta), 0.0)
@@ -143,7 +188,7 @@ def _exp_less_linear(x: Curve) -> Curve:
     return value
 
 
-def _log_moments(divergence: Callable[[Curve], Curve], largest: int) -> Curve:
+def _log_moments(divergence: CurveOf, largest: int) -> Curve:
     """(j-1) * R_j for j = 2 .. largest."""
     j = np.arange(2, largest + 1, dtype=np.float64)
     value: Curve = (j - 1.0) * divergence(j)

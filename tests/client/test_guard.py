@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
-from adpfl.privacy.ledger import Spent
-from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update
+from adpfl.privacy.ledger import Forecast, Spent
+from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update, require_records
 
 PAPER = {
     "mode": "paper",
@@ -134,14 +134,43 @@ def test_no_finite_guarantee_needs_a_signature_for_that_very_run(privacy: dict[s
     assert ("not a guarantee of this run" in text) == (privacy is PERCENTILE)
 
 
+def test_an_acceptance_that_a_finite_run_does_not_need_is_not_shown() -> None:
+    cost = checked(policy=site_policy(accept_unbounded=(SIGNED,)))
+    assert "accepted without" not in "\n".join(cost.lines())
+    assert "19.05 of a cap of 20" in "\n".join(cost.lines())
+
+
 def test_approval_by_hand_is_of_the_very_plan() -> None:
     plan = run_plan()
-    with pytest.raises(BudgetError, match=f"does not hold its digest {plan.digest()}; epsilon 19"):
+    with pytest.raises(
+        BudgetError, match=f"approval of plan {plan.digest()} by: adpfl-client approve first; epsilon 19"
+    ):
         checked(plan, site_policy(require_approval=True))
     approved = site_policy(require_approval=True, approved_plans=(plan.digest(),))
     assert checked(plan, approved).plan_digest == plan.digest()
     with pytest.raises(BudgetError, match="awaits approval"):
         checked(run_plan(seed=1), approved)
+
+
+def test_approval_from_the_ledger_counts_like_one_in_the_file() -> None:
+    plan, policy = run_plan(), site_policy(require_approval=True)
+    assert checked(plan, policy, approved={plan.digest()}).plan_digest == plan.digest()
+    with pytest.raises(BudgetError, match="awaits approval"):
+        checked(plan, policy, approved={"0" * 64})
+
+
+def test_excluded_patients_do_not_count_towards_the_minimum() -> None:
+    policy = site_policy(minimum_patients=50)
+    assert checked(policy=policy).guarantee.epsilon > 0
+    with pytest.raises(ConfigError, match=r"would train on 49 patients; policy\.minimum_patients is 50"):
+        checked(policy=policy, excluded=1)
+
+
+@pytest.mark.parametrize("dedicated", [False, True])
+def test_what_the_ledger_foresees_is_shown(dedicated: bool) -> None:
+    text = "\n".join(checked(forecast=Forecast(19.5, dedicated=dedicated)).lines())
+    assert "all runs on these patients stand at epsilon 19.5" in text
+    assert ("no other run may ever follow on these patients" in text) == dedicated
 
 
 def test_what_was_spent_before_is_shown() -> None:
@@ -192,3 +221,31 @@ def test_metrics_leave_only_named_and_noised() -> None:
 def test_a_policy_that_breaks_a_rule_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         site_policy(**change)
+
+
+def test_noise_calibrated_to_another_length_is_no_plan() -> None:
+    rigorous = {"mode": "rigorous", "target_epsilon": 8.0, "sampling": {"mode": "full"}}
+    assert run_plan(privacy=rigorous | {"total_steps": 10}).arm == "adp-fl"
+    for steps in (9, 11, None):
+        with pytest.raises(ValidationError, match="must be 10, rounds times local"):
+            run_plan(privacy=rigorous | {"total_steps": steps})
+
+
+def test_a_fixed_threshold_is_no_run_without_privacy() -> None:
+    fixed = {"method": "fixed", "clip_norm": 1.0}
+    rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "threshold": fixed}
+    assert [run_plan(privacy=one).arm for one in (rigorous, PAPER, PERCENTILE, NONE)] == [
+        "dp-fl",
+        "dp-fl",
+        "adp-fl",
+        "fl",
+    ]
+
+
+def test_a_patient_with_more_records_than_the_plan_counts_is_refused() -> None:
+    rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "unit": "record"}
+    plan = run_plan(privacy=rigorous | {"records_per_patient": 3})
+    require_records(plan, 3)
+    with pytest.raises(ConfigError, match="records_per_patient is 3; a patient here has 4"):
+        require_records(plan, 4)
+    require_records(run_plan(privacy=rigorous), 40)

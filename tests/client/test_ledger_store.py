@@ -32,7 +32,7 @@ REQUEST = SpendRequest(
     round_number=1,
     base_digest="b" * 64,
     data_set_id="clinic",
-    patients=("ann", "bob"),
+    patients=("ann lee", "bob ray"),
     unit_count=100,
     dimension=1000,
     first_step=0,
@@ -103,7 +103,7 @@ def test_a_refused_reservation_leaves_no_trace(store: LedgerStore) -> None:
 def test_files_are_private_and_hold_no_patient(spent_state: Path) -> None:
     for path in spent_state.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
-        assert b"ann" not in path.read_bytes()
+        assert b"ann lee" not in path.read_bytes()
     key = (spent_state / "ledger.key").read_bytes()
     assert key not in (spent_state / "ledger.sqlite").read_bytes()
 
@@ -184,20 +184,43 @@ def test_a_missing_file_is_not_taken_for_a_fresh_start(spent_state: Path, missin
         LedgerStore.open(spent_state, NOW)
 
 
-@pytest.mark.parametrize("survivors", [{"ledger.key"}, {"ledger.key", "ledger.sqlite"}])
+@pytest.mark.parametrize(
+    "survivors", [set(), {"ledger.key"}, {"ledger.key", "ledger.sqlite"}], ids=["head", "key", "database"]
+)
 def test_a_crash_while_the_ledger_is_made_leaves_one_that_opens(tmp_path: Path, survivors: set[str]) -> None:
     LedgerStore.open(tmp_path, NOW).close()
     for path in tmp_path.iterdir():
         if path.name not in survivors:
             path.unlink()
+    (tmp_path / "ledger.head").write_text("00" * 32)  # written first, naming no entry
     with LedgerStore.open(tmp_path, NOW) as store:
         assert store.verify().entries == 1
-    assert (tmp_path / "ledger.head").exists()
+    assert (tmp_path / "ledger.head").read_text() != "00" * 32
+
+
+@pytest.mark.parametrize("head", [None, "00" * 32])
+def test_a_ledger_is_not_begun_anew_beside_the_records_of_runs(spent_state: Path, head: str | None) -> None:
+    for path in spent_state.iterdir():
+        path.unlink()
+    (spent_state / "runs" / "first").mkdir(parents=True)
+    if head is not None:
+        (spent_state / "ledger.head").write_text(head)
+    with pytest.raises(IntegrityError, match="runs/first is the record of a run; the ledger was removed"):
+        LedgerStore.open(spent_state, NOW)
+
+
+@pytest.mark.parametrize("left", [{"ledger.key"}, {"ledger.sqlite"}, {"ledger.key", "ledger.sqlite"}])
+def test_removed_files_are_not_taken_for_a_half_made_ledger(spent_state: Path, left: set[str]) -> None:
+    for path in spent_state.iterdir():
+        if path.name not in left:
+            path.unlink()
+    with pytest.raises(IntegrityError, match=r"ledger\.head: is missing beside .*; it was removed"):
+        LedgerStore.open(spent_state, NOW)
 
 
 def test_a_key_that_others_can_read_is_refused(spent_state: Path) -> None:
     (spent_state / "ledger.key").chmod(0o640)
-    with pytest.raises(IdentityError, match=r"mode 0640; must be .*\(0600\)"):
+    with pytest.raises(IdentityError, match=r"mode is 0640; .* chmod 600"):
         LedgerStore.open(spent_state, NOW)
 
 
@@ -221,13 +244,18 @@ def test_a_clock_that_ran_backwards_is_refused_until_acknowledged(store: LedgerS
     store.reserve(REQUEST, POLICY, now=NOW)
     later = replace(REQUEST, round_number=2, first_step=5)
     store.reserve(later, POLICY, now=NOW - 299)
-    with pytest.raises(BudgetError, match="clock is 3600 s behind"):
-        store.reserve(replace(later, round_number=3, first_step=10), POLICY, now=NOW - 299 - 3600)
-    store.acknowledge_clock(by="Dr. Ada", reason="time zone was wrong", now=NOW - 299 - 3600)
-    assert (
-        store.reserve(replace(later, round_number=3, first_step=10), POLICY, now=NOW - 3800).status
-        == "reserved"
-    )
+    latest = replace(later, round_number=3, first_step=10)
+    with pytest.raises(BudgetError, match=r"clock is 3600 s behind .* acknowledge-clock"):
+        store.reserve(latest, POLICY, now=NOW - 3600)
+    store.acknowledge_clock(by="Dr. Ada", reason="time zone was wrong", now=NOW - 3600)
+    assert store.reserve(latest, POLICY, now=NOW - 3800).status == "reserved"
+
+
+def test_a_clock_that_steps_back_a_little_again_and_again_is_refused(store: LedgerStore) -> None:
+    store.reserve(REQUEST, POLICY, now=NOW)
+    store.reserve(replace(REQUEST, round_number=2, first_step=5), POLICY, now=NOW - 250)
+    with pytest.raises(BudgetError, match="clock is 500 s behind"):
+        store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW - 500)
 
 
 def test_two_openings_of_one_ledger_see_each_other(tmp_path: Path) -> None:
@@ -264,17 +292,133 @@ def test_a_reservation_outlives_the_process_that_made_it(tmp_path: Path) -> None
         assert store.spent("clinic", delta=1e-5).reservations == 2
 
 
-def test_a_crash_between_any_two_writes_never_loses_a_charge(
+def test_a_disk_too_full_for_the_head_refuses_before_anything_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head is written last: a crash before it leaves more entries than are remembered, which is fine."""
     with LedgerStore.open(tmp_path, NOW) as store:
-        monkeypatch.setattr(store, "_remember_head", _no_space)
-        with pytest.raises(BudgetError, match="No space left"):
-            store.reserve(REQUEST, POLICY, now=NOW)
+        entries = store.verify().entries
+        with monkeypatch.context() as patched:
+            patched.setattr("adpfl_client.ledger_files.os.fsync", _no_space)
+            with pytest.raises(BudgetError, match="No space left"):
+                store.reserve(REQUEST, POLICY, now=NOW)
+        assert store.verify().entries == entries
     with LedgerStore.open(tmp_path, NOW) as store:
-        assert [kept.status for kept in store.reservations()] == ["reserved"]
+        assert store.reservations() == ()
 
 
-def _no_space() -> None:
+def _no_space(_descriptor: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_a_head_left_behind_by_a_crash_is_mended_at_the_next_start(spent_state: Path) -> None:
+    head = spent_state / "ledger.head"
+    newest = head.read_text()
+    with sqlite3.connect(spent_state / "ledger.sqlite") as connection:
+        (older,) = connection.execute("SELECT hex(mac) FROM entries WHERE sequence = 5").fetchone()
+    connection.close()
+    head.write_text(older.lower())
+    LedgerStore.open(spent_state, NOW).close()
+    assert head.read_text() == newest
+    edit(spent_state, "DELETE FROM entries WHERE sequence > 5")
+    with pytest.raises(IntegrityError, match="cut off its end"):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_a_tail_cut_under_a_running_agent_stops_it(spent_state: Path) -> None:
+    with LedgerStore.open(spent_state, NOW) as store:
+        edit(spent_state, "DELETE FROM entries WHERE sequence > 4")
+        with pytest.raises(IntegrityError, match="is gone or was changed while the ledger was open"):
+            store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW + 4)
+        with pytest.raises(IntegrityError):
+            store.spent("clinic", delta=1e-5)
+
+
+def test_a_database_exchanged_under_a_running_agent_stops_it(spent_state: Path) -> None:
+    with LedgerStore.open(spent_state, NOW) as store:
+        shutil.copy(spent_state / "ledger.sqlite", spent_state / "copy")
+        (spent_state / "copy").replace(spent_state / "ledger.sqlite")
+        with pytest.raises(IntegrityError, match="was replaced while the ledger was open"):
+            store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW + 4)
+
+
+REBUILT = (
+    "CREATE TABLE copy (sequence INTEGER, at_millis INTEGER, kind TEXT, body TEXT, mac BLOB)",
+    "INSERT INTO copy SELECT * FROM entries",
+    "DROP TABLE entries",
+    "ALTER TABLE copy RENAME TO entries",
+)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("CREATE TRIGGER forget AFTER INSERT ON entries BEGIN DELETE FROM entries WHERE sequence > 7; END",),
+        (*REBUILT, "INSERT INTO entries SELECT * FROM entries WHERE sequence = 5"),
+        (*REBUILT, "UPDATE entries SET mac = 'text', at_millis = 'now' WHERE sequence = 5"),
+        (
+            "ALTER TABLE entries RENAME TO kept",
+            "CREATE VIEW entries AS SELECT * FROM kept WHERE sequence < 5",
+        ),
+    ],
+    ids=["trigger", "duplicate", "types", "view"],
+)
+def test_a_database_of_another_structure_stops_the_start(
+    spent_state: Path, statements: tuple[str, ...]
+) -> None:
+    edit(spent_state, *statements)
+    with pytest.raises(IntegrityError, match="another structure"):
+        LedgerStore.open(spent_state, NOW)
+
+
+def test_a_row_of_another_type_under_a_running_agent_stops_it(spent_state: Path) -> None:
+    with LedgerStore.open(spent_state, NOW) as store:
+        edit(spent_state, *REBUILT, "INSERT INTO entries VALUES (8, 'now', 'note', '{}', 'text')")
+        with pytest.raises(IntegrityError, match="not of the ledger's form"):
+            store.head()
+
+
+def test_opening_again_does_not_drop_the_locks_of_the_first(tmp_path: Path) -> None:
+    """POSIX drops a process's locks on a file when it closes any descriptor of it."""
+    with LedgerStore.open(tmp_path, NOW) as store:
+        store._connection.execute("BEGIN IMMEDIATE")
+        LedgerStore.open(tmp_path, NOW).close()
+        other = [sys.executable, "-c", OTHER_WRITER, str(tmp_path / "ledger.sqlite")]
+        assert subprocess.run(other, check=False).returncode == 7
+        store._connection.execute("ROLLBACK")
+
+
+OTHER_WRITER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+try:
+    connection.execute("BEGIN IMMEDIATE")
+except sqlite3.OperationalError:
+    sys.exit(7)
+"""
+
+
+def test_an_excluded_patient_is_refused_and_leaves_no_name(store: LedgerStore, tmp_path: Path) -> None:
+    store.exclude(" bob ray", reason="withdrew consent", by="Dr. Ada", now=NOW)
+    head = store.head()
+    store.exclude("bob ray", reason="again", by="Dr. Ada", now=NOW)
+    assert store.head() == head
+    assert store.excluded_among(["ann lee", "bob ray"]) == {"bob ray"}
+    with pytest.raises(PrivacyError, match="1 who are excluded; their data must not be touched") as refused:
+        store.reserve(REQUEST, POLICY, now=NOW)
+    assert "bob" not in str(refused.value)
+    # The place stays: the declared number of units is the same, and so is the charge.
+    made = store.reserve(replace(REQUEST, patients=("ann lee",)), POLICY, now=NOW)
+    assert made.patients == 1
+    terms = store.terms("first")
+    assert terms is not None
+    assert terms.unit_count == 100
+    assert b"bob" not in (tmp_path / "ledger.sqlite").read_bytes()
+    (exclusion,) = store.exclusions()
+    assert (exclusion.reason, exclusion.by) == ("withdrew consent", "Dr. Ada")
+
+
+def test_an_approval_is_kept_for_the_very_plan(store: LedgerStore) -> None:
+    store.approve("first", "a" * 64, by="Dr. Ada", now=NOW)
+    store.approve("first", "a" * 64, by="Dr. Bea", now=NOW)
+    (approval,) = store.approvals()
+    assert (approval.plan_digest, approval.by) == ("a" * 64, "Dr. Ada")

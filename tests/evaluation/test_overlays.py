@@ -23,10 +23,10 @@ def _where(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_contours_are_the_outermost_pixels_of_the_masks() -> None:
-    picture = draw_contours(GREY, _box(5, 5, 10), _box(20, 30, 4))
-    expected = _box(5, 5, 10) - _box(6, 6, 8)
+    picture = draw_contours(GREY, _box(5, 5, 10), _box(20, 30, 5))
+    expected = _box(5, 5, 10) - _box(7, 7, 6)
     assert np.array_equal(_where(picture, REFERENCE_COLOR), expected.astype(bool))
-    assert _where(picture, PREDICTION_COLOR).sum() == 4 * 4 - 2 * 2
+    assert _where(picture, PREDICTION_COLOR).sum() == 5 * 5 - 1
 
 
 def test_everything_else_is_the_image() -> None:

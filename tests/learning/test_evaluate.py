@@ -73,3 +73,13 @@ def test_refusals(blob_task: Task, case_of: CaseOf, plan_of: PlanOf) -> None:
             cases=[case_of("case-1", "p")],
             round_number=1,
         )
+
+
+def test_a_patient_counts_once(blob_task: Task, case_of: CaseOf, plan_of: PlanOf) -> None:
+    plan = plan_of()
+    weights = weights_of(build_network(plan, blob_task))
+    cases = [case_of("case-1", "ann"), case_of("case-2", "ann"), case_of("case-3", "bob")]
+    record = evaluate(weights, plan=plan, task=blob_task, cases=cases, round_number=0)
+    assert [score.patient for score in record.scores] == ["patient-001", "patient-001", "patient-002"]
+    first, second, third = (score.dice for score in record.scores)
+    assert record.mean_dice == pytest.approx(((first + second) / 2 + third) / 2)

@@ -107,11 +107,10 @@ def test_later_runs_are_held_to_the_order_fixed_before_the_first(
     book: Book, request_of: Requests, paper_plan: Plans
 ) -> None:
     book.reserve(request_of(steps=5))
-    order = book.book.filter_order
-    assert order is not None
+    (order,) = book.book.reservations["first.1.1"].orders
     other = paper_plan(nominal_epsilon=20.0, sampling=Sampling(mode="poisson", probability=0.01))
     book.reserve(request_of(run="second", plan_digest="1" * 64, privacy=other, steps=50))
-    assert book.book.filter_order == order
+    assert book.book.reservations["second.1.1"].orders == (order,)
     charges = [charge for kept in book.book.reservations.values() for charge in kept.charges]
     spent = book.book.spent("clinic", delta=1e-5).epsilon
     assert spent == accounting.certify(charges, 1e-5, order=order).epsilon
@@ -215,7 +214,7 @@ def test_what_finite_runs_spend_stays_visible_beside_an_unbounded_one(
 
 
 def test_a_clock_more_than_five_minutes_behind_is_refused(book: Book) -> None:
-    book.book.last_at_millis = 1_000_000
+    book.book.latest_at_millis = 1_000_000
     book.book.require_clock(700_000)
     with pytest.raises(BudgetError, match="clock is 301 s behind"):
         book.book.require_clock(699_000)

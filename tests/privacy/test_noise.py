@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from adpfl.privacy.noise import noise_multiplier, resolve_noise
+from adpfl.privacy.noise import noise_multiplier, paper_noise
 from adpfl.privacy.plan import PaperPrivacy, Sampling
 
 Plans = Callable[..., PaperPrivacy]
@@ -33,5 +33,5 @@ def test_noise_drawn_is_never_below_the_noise_asked_for(paper_plan: Plans, readi
         nominal_epsilon=0.0137, reading=reading, sampling=Sampling(mode="poisson", probability=0.3)
     )
     asked = noise_multiplier(plan, 77)
-    drawn = resolve_noise(plan, 77).scale(clip_norm=2.0) / 2.0
+    drawn = paper_noise(plan, 77).scale(clip_norm=2.0) / 2.0
     assert asked <= drawn < asked * 1.001

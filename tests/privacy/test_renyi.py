@@ -111,3 +111,26 @@ def test_orders_start_just_above_one_and_hold_every_small_whole_number() -> None
     assert set(range(2, 65)) <= set(ORDERS.tolist())
     gaps = ORDERS - 1.0
     assert np.max(gaps[1:] / gaps[:-1]) < 1.065
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 7, 64])
+def test_a_groups_divergence_is_near_the_square_of_its_size(records: int) -> None:
+    """For a curve a * rho, of which the exact group figure is a * k^2 * rho."""
+    rho = 1e-3
+    found = renyi.group_divergence(ORDERS, ORDERS * rho, records)
+    reached = (ORDERS > 1.5) & (ORDERS < 500.0)
+    ratio = found[reached] / (ORDERS[reached] * records**2 * rho)
+    assert np.all(ratio >= 1.0 - 1e-9)
+    assert np.all(ratio < 1.1)
+
+
+def test_a_sampled_group_costs_no_less_than_the_exact_mixture_at_order_two() -> None:
+    q, k, t = 0.1, 3, 0.5
+    single = renyi.poisson_sampled(lambda a: a * t**2 / 2, ORDERS, q)
+    found = renyi.group_divergence(ORDERS, single, k)[np.flatnonzero(ORDERS == 2.0)[0]]
+    # E exp(t^2 J J') over independent J, J' ~ Binomial(3, q)
+    weights = [0.729, 0.243, 0.027, 0.001]
+    moment = sum(
+        one * other * np.exp(t**2 * i * j) for i, one in enumerate(weights) for j, other in enumerate(weights)
+    )
+    assert np.log(moment) <= found < 1.5 * np.log(moment)

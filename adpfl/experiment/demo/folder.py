@@ -1,0 +1,124 @@
+"""The demonstration's folder: what lies where, and the promise never to empty anybody else's."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adpfl.errors import ConfigError
+
+MARKER = ".adpfl-demo"
+_MARKER_TEXT = "This folder was made by `adpfl demo`, which empties it before it starts again.\n"
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """Paths in one demonstration's folder."""
+
+    root: Path
+
+    @property
+    def server_config(self) -> Path:
+        """The aggregator's configuration."""
+        return self.root / "server.yaml"
+
+    @property
+    def server_state(self) -> Path:
+        """The aggregator's state folder."""
+        return self.root / "server"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+    @property
+    def record(self) -> Path:
+        """The joined record."""
+        return self.root / "run.json"
+
+    def site_config(self, site: str) -> Path:
+        """A site's configuration, where its agent looks for it."""
+        return self.root / "sites" / f"{site}.yaml"
+
+    def site_state(self, site: str) -> Path:
+        """A site's state folder."""
+        return self.root / "state" / site
+
+    def site_data(self, site: str) -> Path:
+        """A site's images and masks."""
+        return self.root / "data" / site
+
+    def bundle(self, site: str) -> Path:
+        """The enrolment bundle that the operator hands to a site."""
+        return self.root / "bundles" / f"{site}.json"
+
+    def log(self, name: str) -> Path:
+        """Log file of one command."""
+        return self.root / "logs" / f"{name}.log"
+
+
+@contextmanager
+def claimed(root: Path) -> Iterator[DemoFolder]:
+    """An empty demonstration folder, held against a second demonstration for as long as the block runs.
+
+    A folder that an earlier demonstration made is emptied; any other folder with something in it is refused.
+
+    Raises:
+        ConfigError: `root` is not this command's to empty, or another demonstration is using it.
+    """
+    _refuse_strangers(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / MARKER).open("a", encoding="utf-8") as marker:
+            _hold(marker.fileno(), root)
+            marker.truncate(0)
+            marker.write(_MARKER_TEXT)
+            marker.flush()
+            _empty(root)
+            folder = DemoFolder(root.resolve())
+            for path in (
+                folder.log("x"),
+                folder.bundle("x"),
+                folder.site_config("x"),
+                folder.site_state("x"),
+            ):
+                path.parent.mkdir()
+            yield folder
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ConfigError(f"--output is {root}: {error.filename}: {error.strerror or error}") from error
+
+
+def _refuse_strangers(root: Path) -> None:
+    if not root.exists() and not root.is_symlink():
+        return
+    if root.is_symlink() or not root.is_dir():
+        raise ConfigError(f"--output is {root}; must be a folder, not a file or a link")
+    marker = root / MARKER
+    if any(root.iterdir()) and (marker.is_symlink() or not marker.is_file()):
+        raise ConfigError(
+            f"--output is {root}, which holds files that adpfl demo did not make; "
+            "name another folder, or remove it yourself"
+        )
+
+
+def _hold(descriptor: int, root: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"--output is {root}; another demonstration is using it") from error
+
+
+def _empty(root: Path) -> None:
+    """Remove all but the marker; links are removed, never followed."""
+    for entry in root.iterdir():
+        if entry.name == MARKER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

@@ -1,0 +1,94 @@
+"""The report page: one HTML file that loads nothing, runs no script and escapes every name it was given."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+import adpfl
+from adpfl.evaluation.overlays import PREDICTION_COLOR, REFERENCE_COLOR
+from adpfl.experiment.report import privacy_words, timeline_words, view, words
+from adpfl.experiment.report.palette import DARK, LIGHT, css_variables, site_role
+from adpfl.experiment.report.record import JoinedRun
+from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, site_results
+
+
+def render(run: JoinedRun, *, joined_by_owner: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        run: the joined record and its overlays; without any site the page is the server's own report.
+        joined_by_owner: whether the sites' folders were joined because one person owns them all, as in a
+            demonstration.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["prose"] = words.prose
+    template = environment.from_string(_resource("report.html.j2"))
+    return template.render(**_context(run, joined_by_owner=joined_by_owner)) + "\n"
+
+
+def write_page(path: Path, run: JoinedRun, *, joined_by_owner: bool = False) -> None:
+    """Write the page; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(run, joined_by_owner=joined_by_owner), encoding="utf-8")
+    partial.replace(path)
+
+
+def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
+    record = run.record
+    server, plan = record.server, record.server.plan
+    results = site_results(server, record.sites)
+    guarantees = [(result.site, result.record.guarantee) for result in results]
+    timeline = timeline_words.happenings(view.events(record))
+    return {
+        "title": words.title(plan),
+        "version": adpfl.__version__,
+        "light": Markup(css_variables(LIGHT)),  # noqa: S704 - constants of this package
+        "dark": Markup(css_variables(DARK)),  # noqa: S704 - constants of this package
+        "css": Markup(_resource("report.css")),  # noqa: S704 - a file of this package
+        "role": site_role,
+        "fixed": view.fixed,
+        "dice": view.dice,
+        "hd95": view.hd95,
+        "server": server,
+        "plan": plan,
+        "sentence": words.run_sentence(server),
+        "ending": words.ending(server),
+        "glance": view.glance(record, results),
+        "results": results,
+        "mean_initial": view.optional(mean_over_sites(results, lambda result: result.initial)),
+        "mean_final": view.optional(mean_over_sites(results, lambda result: result.final)),
+        "structures": view.structure_rows(results),
+        "result_notes": view.result_notes(results),
+        "convergence": view.chart("convergence", results, any(r.record.evaluations for r in results)),
+        "patients": view.chart("patients", results, any(r.final and r.final.dice for r in results)),
+        "galleries": view.galleries(run),
+        "reference_color": _css_color(REFERENCE_COLOR),
+        "prediction_color": _css_color(PREDICTION_COLOR),
+        "guarantees": view.guarantee_rows(results),
+        "explanation": privacy_words.explanation(plan, record.sites),
+        "noise_sentence": words.noise_sentence(plan),
+        "facts": privacy_words.facts(guarantees) if guarantees else privacy_words.plan_facts(plan),
+        "caveats": (*privacy_words.wasted(plan, guarantees), *privacy_words.caveats(guarantees)),
+        "panels": view.panels(results),
+        "clipping": any(clip_norm_range(result.record) for result in results),
+        "participation": words.participation(server.rounds, len(plan.cohort.sites)),
+        "timeline": timeline_words.shortened(timeline),
+        "whole_timeline": timeline,
+        "disturbances": timeline_words.disturbances(timeline),
+        "sources": view.sources(record, joined_by_owner=joined_by_owner),
+        "plan_json": json.dumps(plan.model_dump(mode="json"), indent=2, ensure_ascii=False),
+    }
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _css_color(rgb: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)

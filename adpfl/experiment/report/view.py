@@ -1,0 +1,281 @@
+"""The report's rows, tiles and pictures: a joined record turned into exactly what the template shows."""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from adpfl.experiment.report import figures, privacy_words, words
+from adpfl.experiment.report.record import JoinedRecord, JoinedRun
+from adpfl.experiment.report.results import (
+    Scores,
+    SiteResult,
+    clip_norm_range,
+    clipped_share,
+    mean_over_sites,
+    scores_by_structure,
+    site_results,
+)
+from adpfl.experiment.report.timeline_words import SERVER
+from adpfl.federated.records import CaseScore, ServerRunRecord, TimelineEvent
+from adpfl.privacy.guarantee import Guarantee
+
+MAX_OVERLAYS = 24
+
+_CHARTS = {"convergence": figures.convergence, "patients": figures.patients}
+
+
+@dataclass(frozen=True)
+class GlanceItem:
+    """One of the few facts under the heading."""
+
+    term: str
+    value: str
+    note: str = ""
+    grave: bool = False
+
+
+@dataclass(frozen=True)
+class GuaranteeRow:
+    """One site's privacy figures as they are shown."""
+
+    site: str
+    position: int
+    honest: str
+    if_fixed: str
+    nominal: str
+    delta: str
+    steps: str
+
+
+@dataclass(frozen=True)
+class StructureRow:
+    """One structure at one site, under the final model."""
+
+    site: str
+    position: int
+    structure: str
+    dice: str
+    hd95: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One overlay as it is shown."""
+
+    uri: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One site's overlays."""
+
+    site: str
+    position: int
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One site's thresholds as they are shown."""
+
+    site: str
+    position: int
+    note: str
+    svg: Markup
+
+
+def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceItem]:
+    """The facts under the heading; privacy is told in words there, because a figure needs its terms."""
+    server = record.server
+    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    items = []
+    final = mean_over_sites(results, lambda result: result.final)
+    initial = mean_over_sites(results, lambda result: result.initial)
+    if final is not None:
+        items.append(GlanceItem("Dice, mean of sites", fixed(final), f"{optional(initial)} before training"))
+    items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
+    items.append(_sites_item(server))
+    verdict = privacy_words.verdict(server.plan, record.sites)
+    items.append(
+        GlanceItem("Privacy", verdict.words, "its figures and their terms stand below", grave=verdict.grave)
+    )
+    return items
+
+
+def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
+    """Honest, hypothetical and nominal figures side by side, a row a site."""
+    return [
+        GuaranteeRow(
+            site=result.site,
+            position=result.position,
+            honest=words.number(guarantee.epsilon),
+            if_fixed=_if_fixed(guarantee),
+            nominal="none" if guarantee.nominal_epsilon is None else words.number(guarantee.nominal_epsilon),
+            delta=words.number(guarantee.delta, 2),
+            steps=str(guarantee.steps),
+        )
+        for result in results
+        for guarantee in (result.record.guarantee,)
+    ]
+
+
+def structure_rows(results: Sequence[SiteResult]) -> list[StructureRow]:
+    """The final model structure by structure; none where a task has a single structure."""
+    rows = []
+    for result in results:
+        parts = scores_by_structure(result.record.evaluations[-1]) if result.record.evaluations else ()
+        if len(parts) > 1:
+            rows += [
+                StructureRow(result.site, result.position, name, dice(scores), hd95(scores))
+                for name, scores in parts
+            ]
+    return rows
+
+
+def result_notes(results: Sequence[SiteResult]) -> list[str]:
+    """What a reader of the result table must know: undefined distances, sites without any evaluation."""
+    notes = []
+    undefined = [(r.site, r.final.hd95_undefined) for r in results if r.final and r.final.hd95_undefined]
+    if undefined:
+        told = words.joined([f"{words.count(number, 'patient')} at {site}" for site, number in undefined])
+        notes.append(
+            f"HD95 is undefined where one of the two masks is empty: {told} under the final model. Such a "
+            "miss counts as Dice 0 and is left out of HD95, so read the two together."
+        )
+    if silent := [result.site for result in results if result.final is None]:
+        notes.append(f"No evaluation was recorded at {words.joined(silent)}.")
+    return notes
+
+
+def chart(name: str, results: Sequence[SiteResult], possible: bool) -> Markup | None:  # noqa: FBT001 - one condition
+    """A chart in both widths, or None where the records hold nothing to draw."""
+    return figures.both_widths(name, _CHARTS[name], results) if possible else None
+
+
+def panels(results: Sequence[SiteResult]) -> list[Panel]:
+    """Thresholds and norms, a panel a site, on one common scale."""
+    ends = figures.norm_range(results)
+    if ends is None:
+        return []
+    return [
+        Panel(
+            site=result.site,
+            position=result.position,
+            note=_panel_note(result),
+            svg=figures.thresholds(f"thresholds-{result.position}", result, bottom=ends[0], top=ends[1]),
+        )
+        for result in results
+        if result.record.steps
+    ]
+
+
+def galleries(run: JoinedRun) -> list[Gallery]:
+    """Overlays as data URIs, a gallery a site, as many from each as `MAX_OVERLAYS` allows in all."""
+    results = site_results(run.record.server, run.record.sites)
+    each = max(1, MAX_OVERLAYS // max(1, len(results)))
+    shown = []
+    for result in results:
+        dice_of = {score.case: score.dice for score in _final_scores(result)}
+        pictures = tuple(
+            Picture(
+                uri="data:image/png;base64," + base64.b64encode(overlay.png).decode("ascii"),
+                alt=f"Case {overlay.case} of {result.site}: reference and predicted outline",
+                caption=f"Dice {dice_of[overlay.case]:.2f}" if overlay.case in dice_of else overlay.case,
+            )
+            for overlay in [overlay for overlay in run.overlays if overlay.site == result.site][:each]
+        )
+        if pictures:
+            shown.append(Gallery(site=result.site, position=result.position, pictures=pictures))
+    return shown
+
+
+def events(record: JoinedRecord) -> list[tuple[str, TimelineEvent]]:
+    """All timelines with who recorded each event."""
+    told = [(SERVER, event) for event in record.server.timeline]
+    return told + [(site.site, event) for site in record.sites for event in site.timeline]
+
+
+def sources(record: JoinedRecord, *, joined_by_owner: bool) -> str:
+    """Whose folders the page was made from, and why that was allowed."""
+    server, sites = record.server, [site.site for site in record.sites]
+    if not sites:
+        return "Made from the server's folder alone; no site's private folder was read."
+    left_out = [name for name in server.plan.cohort.sites if name not in sites]
+    told = f"Made from the server's folder and the private folders of {words.joined(sites)}"
+    if left_out:
+        told += f"; the folder of {words.joined(left_out)} was not given"
+    if joined_by_owner:
+        return (
+            f"{told}. One person owns all of them, because this is a demonstration on one machine. Between "
+            "real hospitals nobody holds these folders together: each site makes its own report, and the "
+            "server's shows only what it was allowed to see."
+        )
+    return (
+        f"{told}, by someone who may read them. They hold local scores and norms that the server never sees."
+    )
+
+
+def fixed(value: float) -> str:
+    """A score with three decimals."""
+    return f"{value:.3f}"
+
+
+def optional(value: float | None) -> str:
+    """A score with three decimals, or a dash."""
+    return "–" if value is None else fixed(value)  # noqa: RUF001 - a dash in an empty cell
+
+
+def dice(scores: Scores | None) -> str:
+    """Mean Dice of one evaluation."""
+    return optional(scores.mean_dice if scores else None)
+
+
+def hd95(scores: Scores | None) -> str:
+    """Mean HD95 of one evaluation with its unit."""
+    if scores is None or scores.hd95 is None:
+        return "–"  # noqa: RUF001 - a dash in an empty cell
+    return f"{words.number(scores.hd95.mean)} {scores.hd95_unit}"
+
+
+def _if_fixed(guarantee: Guarantee) -> str:
+    if guarantee.epsilon_if_fixed is not None:
+        return words.number(guarantee.epsilon_if_fixed)
+    return "no noise" if math.isinf(guarantee.epsilon) else "the same"
+
+
+def _final_scores(result: SiteResult) -> tuple[CaseScore, ...]:
+    return result.record.evaluations[-1].scores if result.record.evaluations else ()
+
+
+def _panel_note(result: SiteResult) -> str:
+    ends = clip_norm_range(result.record)
+    share = clipped_share(result.record)
+    if ends is None:
+        return "nothing clipped"
+    told = (
+        f"C {words.number(ends[0], 2)}"
+        if ends[0] == ends[1]
+        else f"C {words.number(ends[0], 2)} to {words.number(ends[1], 2)}"
+    )
+    return told if share is None else f"{told}, {share:.0%} clipped"
+
+
+def _sites_item(server: ServerRunRecord) -> GlanceItem:
+    cohort = len(server.plan.cohort.sites)
+    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    if not closed:
+        return GlanceItem("Sites", f"{len(server.training_patients)} of {cohort}", "joined")
+    partial = [entry for entry in closed if entry.missing]
+    if not partial:
+        return GlanceItem("Sites", f"{cohort} of {cohort}", "in every round")
+    fewest = min(len(entry.sites) for entry in partial)
+    names = sorted({name for entry in partial for name in entry.missing})
+    rounds = f"round {partial[0].round}" if len(partial) == 1 else words.count(len(partial), "round")
+    return GlanceItem(
+        "Sites", f"{fewest} to {cohort} of {cohort}", f"missing {words.joined(names)} in {rounds}"
+    )

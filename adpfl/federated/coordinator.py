@@ -1,0 +1,367 @@
+"""The rounds of one run as a pure state machine: state + event + time -> new state + actions.
+
+No IO and no clock. The server stores the new state and what the actions record in one transaction, and only
+then acts and answers; after a crash the stored state alone says how to go on (`actions_on_resume`).
+
+A round closes when every site that can still answer has answered, or at its deadline, whichever comes first,
+and never with fewer updates than the quorum. A site stands aside while it refuses the run or has fallen
+silent. Past the deadline without a quorum the round waits on, and says so. An update counts once: later,
+repeated and contradicting ones get an answer and an entry in the timeline.
+"""
+
+from functools import singledispatch
+
+from adpfl.errors import StateError
+from adpfl.federated.records import ServerRound, TimelineEvent
+from adpfl.federated.run_events import (
+    Action,
+    Aggregate,
+    AggregationDone,
+    AggregationFailed,
+    Contribution,
+    Event,
+    RoundClosed,
+    ServerRestarted,
+    SiteFellSilent,
+    SiteHeard,
+    SiteJoined,
+    SiteRefused,
+    Task,
+    TasksChanged,
+    TimePassed,
+    Transition,
+    UpdateArrived,
+    UpdateNoted,
+    Verdict,
+)
+from adpfl.federated.run_plan import RunPlan
+from adpfl.federated.run_state import AcceptedUpdate, OpenRound, RunState, SiteState, words
+
+
+def new_run(plan: RunPlan, model_digest: str, now: float) -> Transition:
+    """The state of a run that nobody has joined.
+
+    Args:
+        plan: the run's plan.
+        model_digest: the initial model's object.
+        now: Unix seconds.
+    """
+    state = RunState(
+        plan=plan, sites=tuple(SiteState(site=name) for name in plan.cohort.sites), model_digest=model_digest
+    )
+    return Transition(state, timeline=(_entry(now, "run_created"),))
+
+
+def step(state: RunState, event: Event, now: float) -> Transition:
+    """Let one event happen at one time.
+
+    Raises:
+        StateError: the event names a site outside the cohort.
+    """
+    happened = _apply(event, state, now)
+    moved = _advance(happened.state, now)
+    return Transition(
+        moved.state, happened.actions + moved.actions, happened.timeline + moved.timeline, happened.verdict
+    )
+
+
+def actions_on_resume(state: RunState) -> tuple[Action, ...]:
+    """What was under way when this state was stored and must be started again after a restart."""
+    current = state.open_round
+    return (_aggregate(state, current),) if current is not None and current.aggregating else ()
+
+
+def task_for(state: RunState, name: str) -> Task:
+    """What a site should do now.
+
+    Raises:
+        StateError: the run does not name the site.
+    """
+    site = state.site(name)
+    if state.status == "finished":
+        return Task("finished", state.rounds_closed, state.model_digest)
+    if state.status == "failed":
+        return Task("failed", state.rounds_closed, detail=state.failure)
+    current = state.open_round
+    if not site.joined:
+        reason = "join first"
+    elif site.refusal is not None:
+        reason = "this site stands aside until its agent joins again"
+    elif current is None:
+        reason = "waiting for enough sites to join"
+    elif current.aggregating or name in current.answered:
+        reason = "waiting for the round to close"
+    else:
+        return Task("train", current.round, current.base_digest)
+    return Task("wait", current.round if current else 0, detail=reason)
+
+
+def obsolete(state: RunState, name: str, round_number: int) -> bool:
+    """Whether work of a site on a round can no longer count."""
+    task = task_for(state, name)
+    return state.over or (round_number > 0 and (task.kind, task.round) != ("train", round_number))
+
+
+def judge(state: RunState, event: UpdateArrived) -> Verdict:
+    """What an update would be if it arrived now; changes nothing."""
+    current = state.open_round
+    if event.round <= state.rounds_closed:
+        return Verdict.LATE
+    if current is None:
+        return Verdict.LATE if state.over else Verdict.FOREIGN
+    if event.round != current.round or event.base_digest != current.base_digest:
+        return Verdict.FOREIGN
+    if not state.site(event.site).joined:
+        return Verdict.FOREIGN
+    for update in current.updates:
+        if update.site == event.site:
+            return Verdict.REPEATED if update.update_digest == event.update_digest else Verdict.CONFLICTING
+    return Verdict.LATE if current.aggregating else Verdict.ACCEPTED
+
+
+@singledispatch
+def _apply(event: Event, state: RunState, now: float) -> Transition:
+    raise StateError(f"unknown event {type(event).__name__} at {now} in run {state.plan.run}")
+
+
+@_apply.register
+def _site_joined(event: SiteJoined, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    known = site.model_copy(
+        update={
+            "instance_id": event.instance_id,
+            "training_patients": event.training_patients,
+            "refusal": None,
+            "silent": False,
+        }
+    )
+    if known == site or state.over:
+        return Transition(state)
+    if not site.joined:
+        kind, detail = "site_joined", ""
+    elif site.instance_id != event.instance_id:
+        kind, detail = "site_rejoined", "its agent restarted"
+    else:
+        kind, detail = "site_returned", ""
+    entry = _entry(now, kind, site=site.site, round_number=_round(state), detail=detail)
+    return Transition(_with_site(state, known), (TasksChanged(),), (entry,))
+
+
+@_apply.register
+def _site_refused(event: SiteRefused, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    if site.refusal == event.reason or state.over:
+        return Transition(state)
+    return Transition(
+        _with_site(state, site.model_copy(update={"refusal": event.reason})),
+        timeline=(
+            _entry(now, "site_refused", site=site.site, round_number=_round(state), detail=event.reason),
+        ),
+    )
+
+
+@_apply.register
+def _site_fell_silent(event: SiteFellSilent, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    if site.silent or state.over or (state.status == "waiting" and not site.joined):
+        return Transition(state)
+    detail = "" if site.joined else "it never joined"
+    return Transition(
+        _with_site(state, site.model_copy(update={"silent": True})),
+        timeline=(_entry(now, "site_lost", site=site.site, round_number=_round(state), detail=detail),),
+    )
+
+
+@_apply.register
+def _site_heard(event: SiteHeard, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    if not site.silent or state.over:
+        return Transition(state)
+    return Transition(
+        _with_site(state, site.model_copy(update={"silent": False})),
+        timeline=(_entry(now, "site_returned", site=site.site, round_number=_round(state)),),
+    )
+
+
+@_apply.register
+def _update_arrived(event: UpdateArrived, state: RunState, now: float) -> Transition:
+    state.site(event.site)
+    verdict = judge(state, event)
+    if verdict is Verdict.ACCEPTED:
+        return Transition(_with_update(state, event), verdict=verdict)
+    return Transition(state, timeline=(_note(event, verdict, now),), verdict=verdict)
+
+
+@_apply.register
+def _update_noted(event: UpdateNoted, state: RunState, now: float) -> Transition:
+    state.site(event.site)
+    return Transition(state, timeline=(_note(event, event.verdict, now),))
+
+
+@_apply.register
+def _time_passed(event: TimePassed, state: RunState, now: float) -> Transition:  # noqa: ARG001 - dispatch
+    deadline = state.deadline_at
+    current = state.open_round
+    if deadline is None or current is None or now < deadline:
+        return Transition(state)
+    found = f"{len(current.updates)} of {len(state.sites)} updates, missing {words(state.absent)}"
+    quorum = state.plan.cohort.quorum
+    entry = (
+        _entry(now, "deadline_passed", round_number=current.round, detail=found)
+        if len(current.updates) >= quorum
+        else _entry(
+            now,
+            "quorum_missing",
+            round_number=current.round,
+            detail=f"{found}; the round waits on for a quorum of {quorum}",
+        )
+    )
+    passed = current.model_copy(update={"deadline_passed": True})
+    return Transition(state.model_copy(update={"open_round": passed}), timeline=(entry,))
+
+
+@_apply.register
+def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Transition:
+    current = state.open_round
+    if current is None or not current.aggregating or event.round != current.round:
+        return Transition(state)  # an answer from before a restart; the round was added up again
+    contributed = {update.site for update in current.updates}
+    missing = tuple(site.site for site in state.sites if site.site not in contributed)
+    record = ServerRound(
+        round=current.round,
+        opened_unix_seconds=current.opened_at,
+        closed_unix_seconds=now,
+        sites=tuple(update.site for update in current.updates),
+        missing=missing,
+        base_digest=current.base_digest,
+        result_digest=event.result_digest,
+    )
+    changed = state.model_copy(
+        update={
+            "model_digest": event.result_digest,
+            "rounds_closed": current.round,
+            "open_round": None,
+            "sites": tuple(
+                site.model_copy(update={"rounds_missed": site.rounds_missed + 1})
+                if site.site in missing
+                else site
+                for site in state.sites
+            ),
+        }
+    )
+    timeline = []
+    if missing:
+        detail = f"{len(contributed)} of {len(state.sites)} sites, missing {words(missing)}"
+        timeline.append(_entry(now, "round_partial", round_number=current.round, detail=detail))
+    if current.round == state.plan.rounds:
+        changed = changed.model_copy(update={"status": "finished"})
+        timeline.append(_entry(now, "run_finished"))
+    return Transition(changed, (RoundClosed(record), TasksChanged()), tuple(timeline))
+
+
+@_apply.register
+def _aggregation_failed(event: AggregationFailed, state: RunState, now: float) -> Transition:
+    current = state.open_round
+    if current is None or not current.aggregating or event.round != current.round:
+        return Transition(state)
+    return _fail(state, f"round {event.round}: {event.reason}", now)
+
+
+@_apply.register
+def _server_restarted(event: ServerRestarted, state: RunState, now: float) -> Transition:  # noqa: ARG001
+    if state.over:
+        return Transition(state)
+    return Transition(state, timeline=(_entry(now, "server_restarted", round_number=_round(state)),))
+
+
+def _advance(state: RunState, now: float) -> Transition:
+    """Do what follows from the state alone: start the run, open a round, or close one."""
+    if state.status == "waiting":
+        return _start(state, now)
+    if state.status != "running":
+        return Transition(state)
+    current = state.open_round
+    if current is None:
+        return _open(state, now)
+    awaited = [site for site in state.sites if site.can_answer and site.site not in current.answered]
+    complete = current.deadline_passed or not awaited
+    if current.aggregating or not complete or len(current.updates) < state.plan.cohort.quorum:
+        return Transition(state)
+    closing = current.model_copy(update={"aggregating": True})
+    changed = state.model_copy(update={"open_round": closing})
+    return Transition(changed, (_aggregate(changed, closing), TasksChanged()))
+
+
+def _start(state: RunState, now: float) -> Transition:
+    ready = [site for site in state.sites if site.joined and site.can_answer]
+    if len(ready) < state.plan.cohort.quorum:
+        return Transition(state)
+    detail = f"{len(ready)} of {len(state.sites)} sites joined"
+    opened = _open(state.model_copy(update={"status": "running"}), now)
+    return Transition(opened.state, opened.actions, (_entry(now, "run_started", detail=detail),))
+
+
+def _open(state: RunState, now: float) -> Transition:
+    opened = OpenRound(round=state.rounds_closed + 1, base_digest=state.model_digest, opened_at=now)
+    return Transition(state.model_copy(update={"open_round": opened}), (TasksChanged(),))
+
+
+def _fail(state: RunState, reason: str, now: float) -> Transition:
+    changed = state.model_copy(update={"status": "failed", "failure": reason, "open_round": None})
+    return Transition(changed, (TasksChanged(),), (_entry(now, "run_failed", detail=reason),))
+
+
+def _aggregate(state: RunState, current: OpenRound) -> Aggregate:
+    shares = [_share(state, update.site) for update in current.updates]
+    total = sum(shares)
+    return Aggregate(
+        round=current.round,
+        base_digest=current.base_digest,
+        contributions=tuple(
+            Contribution(update.site, update.update_digest, share / total)
+            for update, share in zip(current.updates, shares, strict=True)
+        ),
+    )
+
+
+def _share(state: RunState, name: str) -> int:
+    if state.plan.aggregation.weights == "uniform":
+        return 1
+    # A site declares its patients when it joins, and only a site that joined can have an update.
+    return state.site(name).training_patients or 0
+
+
+def _with_update(state: RunState, event: UpdateArrived) -> RunState:
+    """Add an update to the open round, in the cohort's order; it is also a sign of life and of consent."""
+    current = state.open_round
+    assert current is not None, "only an update of the open round is accepted"
+    digests = {update.site: update.update_digest for update in current.updates}
+    digests[event.site] = event.update_digest
+    updates = tuple(
+        AcceptedUpdate(site=name, update_digest=digests[name])
+        for name in state.plan.cohort.sites
+        if name in digests
+    )
+    changed = state.model_copy(update={"open_round": current.model_copy(update={"updates": updates})})
+    site = state.site(event.site).model_copy(update={"silent": False, "refusal": None})
+    return _with_site(changed, site)
+
+
+def _with_site(state: RunState, changed: SiteState) -> RunState:
+    sites = tuple(changed if site.site == changed.site else site for site in state.sites)
+    return state.model_copy(update={"sites": sites})
+
+
+def _round(state: RunState) -> int | None:
+    return state.open_round.round if state.open_round else None
+
+
+def _note(event: UpdateArrived | UpdateNoted, verdict: Verdict, now: float) -> TimelineEvent:
+    detail = f"update {event.update_digest[:12]} on base {event.base_digest[:12]}"
+    return _entry(now, f"update_{verdict.value}", site=event.site, round_number=event.round, detail=detail)
+
+
+def _entry(
+    now: float, kind: str, *, site: str | None = None, round_number: int | None = None, detail: str = ""
+) -> TimelineEvent:
+    return TimelineEvent(at_unix_seconds=now, kind=kind, site=site, round=round_number, detail=detail)

@@ -1,0 +1,176 @@
+"""What can happen to a run, and what the coordinator asks for in return."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from adpfl.federated.records import ServerRound, TimelineEvent
+from adpfl.federated.run_state import RunState
+
+# --- events
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SiteJoined:
+    """An agent declared itself. Another instance_id than before is an agent that restarted."""
+
+    site: str
+    instance_id: str
+    training_patients: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRefused:
+    """A site's own policy or budget refuses the run."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFellSilent:
+    """Nothing has been heard of a site for longer than the server waits."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHeard:
+    """A silent site called again."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateArrived:
+    """All bytes of a site's update are stored and the site wants it to count."""
+
+    site: str
+    round: int
+    base_digest: str
+    update_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateNoted:
+    """An update was answered without counting: repeated, late, conflicting or foreign."""
+
+    site: str
+    round: int
+    base_digest: str
+    update_digest: str
+    verdict: "Verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The clock moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationDone:
+    """The round's updates are added up and the new model is stored."""
+
+    round: int
+    result_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationFailed:
+    """The sum could not be made, for a reason that trying again cannot mend."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRestarted:
+    """The daemon came back and read this state from its database."""
+
+
+Event = (
+    SiteJoined
+    | SiteRefused
+    | SiteFellSilent
+    | SiteHeard
+    | UpdateArrived
+    | UpdateNoted
+    | TimePassed
+    | AggregationDone
+    | AggregationFailed
+    | ServerRestarted
+)
+
+
+# --- what a transition gives
+# ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One site's share of a round's sum; the weights of a round add up to one."""
+
+    site: str
+    update_digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Add these updates to the base model, in this order, and report `AggregationDone`."""
+
+    round: int
+    base_digest: str
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """A round is over; keep its record."""
+
+    record: ServerRound
+
+
+@dataclass(frozen=True, slots=True)
+class TasksChanged:
+    """Sites that wait for something to do may have something to do."""
+
+
+Action = Aggregate | RoundClosed | TasksChanged
+
+
+class Verdict(Enum):
+    """What an arrived update is."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    """The same update as the one that counts already."""
+    LATE = "late"
+    CONFLICTING = "conflicting"
+    """Other bytes under a key that counts already."""
+    FOREIGN = "foreign"
+    """Of another history: made from another base model, for a round that has not opened, or by a site that
+    never
+    joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The new state, what to do once it is stored, and what to keep in the timeline."""
+
+    state: RunState
+    actions: tuple[Action, ...] = ()
+    timeline: tuple[TimelineEvent, ...] = ()
+    verdict: Verdict | None = None
+    """Set for `UpdateArrived` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a site is told to do next."""
+
+    kind: Literal["wait", "train", "finished", "failed"]
+    round: int = 0
+    base_digest: str | None = None
+    detail: str = ""

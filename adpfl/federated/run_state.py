@@ -1,0 +1,174 @@
+"""The whole state of one run, as the server stores it, and what it says of itself in words."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adpfl.config import FrozenModel, Name
+from adpfl.errors import StateError
+from adpfl.federated.run_plan import RunPlan
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class SiteState(FrozenModel):
+    """What the coordinator knows of one site of the cohort."""
+
+    site: Name
+    instance_id: str | None = None
+    """None until the site joins."""
+    training_patients: int | None = None
+    refusal: str | None = None
+    """Why the site refuses the run; None where it does not."""
+    silent: bool = False
+    """Nothing has been heard of it for longer than the server waits."""
+    rounds_missed: int = 0
+
+    @property
+    def joined(self) -> bool:
+        """Whether an agent of the site has ever joined."""
+        return self.instance_id is not None
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether a round waits for this site before its deadline."""
+        return self.refusal is None and not self.silent
+
+
+class AcceptedUpdate(FrozenModel):
+    """An update that counts in the open round."""
+
+    site: Name
+    update_digest: Digest
+
+
+class OpenRound(FrozenModel):
+    """The round that collects updates, or whose updates are being added up."""
+
+    round: int
+    base_digest: Digest
+    opened_at: float
+    updates: tuple[AcceptedUpdate, ...] = ()
+    """In the order of the cohort, whatever the order of arrival: floating-point sums depend on it."""
+    deadline_passed: bool = False
+    aggregating: bool = False
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """Sites whose update counts."""
+        return frozenset(update.site for update in self.updates)
+
+
+class RunState(FrozenModel):
+    """The whole state of a run. `model_dump_json` and `model_validate_json` are exact inverses."""
+
+    schema_version: Literal[1] = 1
+    plan: RunPlan
+    status: Literal["waiting", "running", "finished", "failed"] = "waiting"
+    sites: tuple[SiteState, ...]
+    """In the order of the cohort."""
+    model_digest: Digest
+    """The newest global model."""
+    rounds_closed: int = 0
+    open_round: OpenRound | None = None
+    failure: str = ""
+
+    def site(self, name: str) -> SiteState:
+        """The state of a site of the cohort.
+
+        Raises:
+            StateError: the run does not name the site.
+        """
+        for state in self.sites:
+            if state.site == name:
+                return state
+        raise StateError(f"run {self.plan.run} does not name site {name}")
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can happen any more."""
+        return self.status in {"finished", "failed"}
+
+    @property
+    def deadline_at(self) -> float | None:
+        """When the open round's deadline passes, in Unix seconds; None where none is running."""
+        current = self.open_round
+        if current is None or current.deadline_passed or current.aggregating:
+            return None
+        return current.opened_at + self.plan.cohort.round_deadline_seconds
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Sites whose update the open round lacks, in the order of the cohort."""
+        current = self.open_round
+        answered = current.answered if current else frozenset()
+        return tuple(site.site for site in self.sites if site.site not in answered)
+
+
+def summary(state: RunState) -> str:
+    """Where a run stands, in words, naming who is missing: never plain success for a subset."""
+    match state.status:
+        case "waiting":
+            parts = [_waiting(state)]
+        case "running":
+            parts = [_running(state), *([_participation(state)] if state.rounds_closed else [])]
+        case "finished":
+            parts = [
+                f"finished: {state.rounds_closed} of {state.plan.rounds} rounds",
+                _participation(state),
+            ]
+        case "failed":
+            parts = [f"failed: {state.failure}", f"{state.rounds_closed} of {state.plan.rounds} rounds"]
+    return "; ".join([*parts, *_standing_aside(state)])
+
+
+def words(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _waiting(state: RunState) -> str:
+    absent = [site.site for site in state.sites if not site.joined]
+    text = (
+        f"waiting: {len(state.sites) - len(absent)} of {len(state.sites)} sites joined, "
+        f"{state.plan.cohort.quorum} needed"
+    )
+    return f"{text}, missing {words(absent)}" if absent else text
+
+
+def _running(state: RunState) -> str:
+    current = state.open_round
+    if current is None:
+        return f"running: {state.rounds_closed} of {state.plan.rounds} rounds"
+    text = (
+        f"running: round {current.round} of {state.plan.rounds}, "
+        f"{len(current.updates)} of {len(state.sites)} updates"
+    )
+    if current.aggregating:
+        return f"{text}, adding them up"
+    if current.deadline_passed:
+        text += f", past its deadline without the quorum of {state.plan.cohort.quorum}"
+    return f"{text}, missing {words(state.absent)}"
+
+
+def _participation(state: RunState) -> str:
+    missed = [site for site in state.sites if site.rounds_missed]
+    present = f"{len(state.sites) - len(missed)} of {len(state.sites)} sites in every round"
+    if not missed:
+        return present
+    absences = [f"{site.site} in {_rounds(site.rounds_missed)}" for site in missed]
+    return f"{present}, missing {words(absences)}"
+
+
+def _standing_aside(state: RunState) -> list[str]:
+    refusing = [f"{site.site} refuses the run ({site.refusal})" for site in state.sites if site.refusal]
+    if state.over:
+        return refusing
+    return refusing + [f"{site.site} is silent" for site in state.sites if site.silent]
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"

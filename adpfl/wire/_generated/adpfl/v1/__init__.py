@@ -1,0 +1,1 @@
+"""Generated from proto/adpfl/v1/federation.proto; see proto/generate.py."""

@@ -1,0 +1,99 @@
+"""The site's configuration file: where its data lie, what it allows, and how it works."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from adpfl.config import FrozenModel, Name, load_yaml
+from adpfl.errors import ConfigError
+from adpfl_client.guard import SitePolicy
+
+SEARCHED_FOLDERS = (Path("sites"), Path("/etc/adpfl/sites"))
+"""Where `--site NAME` looks for `NAME.yaml`, in this order."""
+
+
+class TaskDataConfig(FrozenModel):
+    """One task's local data."""
+
+    path: Path
+    """Folder of images and masks, in one of the layouts that the task reads. Relative to this file."""
+    held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Share of the patients that is never trained on: the global model is scored on them, and the scores stay
+    at the site."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Another seed holds out other patients. Changing it in the middle of a run mixes training and held-out
+    patients."""
+
+
+class SiteConfig(FrozenModel):
+    """`hospital1.yaml`. Paths in it are relative to the file, and absolute once it is loaded."""
+
+    site: Name
+    """This site's name: that of the file's stem, of its certificate and of the runs' plans."""
+    state_dir: Path
+    """Identity, ledger, spool, received models and records. Back it up: the ledger is in it."""
+    data: Annotated[dict[Name, TaskDataConfig], Field(min_length=1)]
+    """By task name."""
+    policy: SitePolicy
+    """What this site allows, whatever a server or a run says."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processor threads for training."""
+    evaluate_every_rounds: Annotated[int, Field(ge=0)] = 5
+    """Score the global model on the held-out patients after every so many rounds; 0 means after the last
+    alone."""
+
+    def resolved(self, base: Path) -> "SiteConfig":
+        """The same configuration with every path absolute, relative ones taken from `base`."""
+        data = {
+            task: entry.model_copy(update={"path": _absolute(entry.path, base)})
+            for task, entry in self.data.items()
+        }
+        return self.model_copy(update={"state_dir": _absolute(self.state_dir, base), "data": data})
+
+    def data_of(self, task: str) -> TaskDataConfig:
+        """The data of one task.
+
+        Raises:
+            ConfigError: this site has none.
+        """
+        if task not in self.data:
+            raise ConfigError(f"data has no task {task}; this site has: {', '.join(sorted(self.data))}")
+        return self.data[task]
+
+
+def _absolute(path: Path, base: Path) -> Path:
+    return (base / path.expanduser()).resolve()
+
+
+def find_site_config(site: str | None, config: Path | None) -> Path:
+    """Where the configuration stands: as `--config` says, or the first of `SEARCHED_FOLDERS` that has it.
+
+    Raises:
+        ConfigError: neither is given, or no such file exists.
+    """
+    if config is not None:
+        if not config.is_file():
+            raise ConfigError(f"--config is {config}; there is no such file")
+        return config
+    if site is None:
+        raise ConfigError("--site is missing; give --site NAME or --config FILE")
+    candidates = [folder / f"{site}.yaml" for folder in SEARCHED_FOLDERS]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    places = " or ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(f"--site is {site}; there is no {places}; name the file by --config")
+
+
+def load_site_config(site: str | None, config: Path | None) -> SiteConfig:
+    """Find, read and check the site's configuration.
+
+    Raises:
+        ConfigError: it is absent, breaks a rule, or is another site's than `--site` says.
+    """
+    path = find_site_config(site, config)
+    found = load_yaml(path, SiteConfig)
+    if site is not None and found.site != site:
+        raise ConfigError(f"{path}: site is {found.site}; must be {site}, as --site says")
+    return found.resolved(path.resolve().parent)

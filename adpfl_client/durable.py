@@ -1,0 +1,89 @@
+"""Files that survive a power cut: written whole or not at all.
+
+A rename replaces a name atomically, but only what has reached the disk before it is safe: the file is flushed
+first and the folder that holds the name afterwards.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from adpfl.security.private_files import sync_folder
+
+PARTIAL_SUFFIX = ".partial"
+"""Marks what was being written when a process died; never read as if it were whole."""
+
+PRIVATE_FILE_MODE = 0o600
+PRIVATE_FOLDER_MODE = 0o700
+
+
+def make_private_folder(path: Path) -> Path:
+    """Create `path` and its parents where absent, all readable by the owner alone; returns `path`."""
+    if not path.is_dir():
+        make_private_folder(path.parent)
+        path.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
+    return path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name, on the disk, only when the block ends without an exception.
+
+    A file of that name is replaced in one step. A crash leaves the old file or the new one, and at most a
+    `.partial` file beside it. The file is readable by the owner alone.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write one file as `new_file` does."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when the block ends without an exception.
+
+    Yields:
+        The folder to write into. Files put there by `new_file` are already on the disk when the name appears.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if partial.exists():
+        shutil.rmtree(partial)
+    make_private_folder(partial)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(partial)
+    partial.rename(path)
+    sync_folder(path.parent)
+
+
+def discard_partials(folder: Path) -> list[Path]:
+    """Remove what interrupted writes left directly under `folder`; returns what was removed."""
+    if not folder.is_dir():
+        return []
+    leftovers = sorted(path for path in folder.iterdir() if path.name.endswith(PARTIAL_SUFFIX))
+    for path in leftovers:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return leftovers

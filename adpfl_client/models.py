@@ -1,0 +1,219 @@
+"""The global models that this site received: safetensors files, one a round, that outlive the run.
+
+    <folder>/<run>/round-0000.safetensors    the initial model; round N is the result of round N
+    <folder>/<run>/incoming/<digest>.payload  what is being received, chunk by checked chunk
+
+A model file carries its run's plan in its metadata, so that it can be used without the server, the run or the
+agent. Torch-free: the format is a JSON header and the tensors' raw bytes, and the wire's payload is exactly
+those bytes.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from adpfl.config import parse
+from adpfl.errors import ConfigError, DataError, IntegrityError
+from adpfl.federated.run_plan import RunPlan
+from adpfl.wire.chunks import Manifest, PartialPayload, read_chunk
+from adpfl_client.durable import make_private_folder, new_file
+
+INCOMING_FOLDER = "incoming"
+_HEADER_LIMIT_BYTES = 8 * 2**20
+METADATA_KEY = "adpfl"
+"""One key that holds JSON: `chunk_size`, `object_digest`, `plan` and `round`."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk, as its metadata describes it."""
+
+    path: Path
+    plan: RunPlan
+    round: int
+    digest: str
+    """SHA-256 of the manifest under which it was received."""
+    chunk_size: int
+
+    @property
+    def run(self) -> str:
+        """Name of the run that trained it."""
+        return self.plan.run
+
+    @classmethod
+    def read(cls, path: Path) -> "StoredModel":
+        """Read a model file's metadata.
+
+        Raises:
+            DataError: the file is absent or no safetensors file, or lacks the metadata that this agent
+                writes.
+        """
+        metadata = _read_header(path).get("__metadata__", {})
+        try:
+            described = json.loads(metadata[METADATA_KEY])
+            plan = parse(described["plan"], RunPlan, source=f"{path}: plan")
+            return cls(
+                path,
+                plan,
+                int(described["round"]),
+                str(described["object_digest"]),
+                int(described["chunk_size"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: carries no plan of its run; must be a model that this agent received"
+            ) from error
+        except ConfigError as error:
+            raise DataError(str(error)) from error
+
+
+class IncomingModel:
+    """A model that is being received; survives a restart at any chunk."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        make_private_folder(folder)
+        self.manifest = manifest
+        self._payload = PartialPayload(folder / f"{manifest.digest}.payload", manifest)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Digests of the chunks still to be received, in payload order."""
+        return self._payload.missing
+
+    def write(self, digest: str, data: bytes) -> None:
+        """Check one chunk and keep it.
+
+        Raises:
+            ProtocolError: the chunk was not missing.
+            IntegrityError: the bytes do not match the digest.
+        """
+        self._payload.write(digest, data)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The payload's chunks in order, each checked once more as it is read.
+
+        Raises:
+            IntegrityError: the file changed since the chunk was received.
+        """
+        with self._payload.path.open("rb") as file:
+            for index in range(len(self.manifest.chunk_digests)):
+                yield read_chunk(file, self.manifest, index)
+
+    def forget(self) -> None:
+        """Remove the received payload: it stands in the store now."""
+        self._payload.path.unlink(missing_ok=True)
+
+
+class ModelStore:
+    """The models of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, run: str, round_number: int) -> Path:
+        """Where the model after a round stands; round 0 is the initial one."""
+        return self.folder / run / f"round-{round_number:04d}.safetensors"
+
+    def find(self, run: str, round_number: int, digest: str) -> StoredModel | None:
+        """The stored model of a round, or None where there is none or it is not the object of that digest."""
+        path = self.path(run, round_number)
+        if not path.is_file():
+            return None
+        model = StoredModel.read(path)
+        return model if model.digest == digest else None
+
+    def receive(self, run: str, manifest: Manifest) -> IncomingModel:
+        """Begin to receive an object, or go on where an earlier attempt ended."""
+        return IncomingModel(self.folder / run / INCOMING_FOLDER, manifest)
+
+    def finish(self, incoming: IncomingModel, plan: RunPlan, round_number: int) -> StoredModel:
+        """Turn a completely received object into a model file, atomically.
+
+        A model of the same round from another history (a server restored from a backup) is kept beside it
+        under its digest.
+
+        Raises:
+            IntegrityError: chunks are missing, or the received file changed on disk.
+        """
+        manifest = incoming.manifest
+        if incoming.missing:
+            raise IntegrityError(f"model {manifest.digest[:12]} still lacks {len(incoming.missing)} chunks")
+        path = self.path(plan.run, round_number)
+        if path.exists():
+            old = StoredModel.read(path)
+            path.rename(path.with_name(f"{path.stem}-{old.digest[:12]}{path.suffix}"))
+        described = {
+            "chunk_size": manifest.chunk_size,
+            "object_digest": manifest.digest,
+            "plan": plan.model_dump(mode="json"),
+            "round": round_number,
+        }
+        with new_file(path) as file:
+            file.write(_header(manifest, {METADATA_KEY: json.dumps(described, sort_keys=True)}))
+            for chunk in incoming.chunks():
+                file.write(chunk)
+        incoming.forget()
+        return StoredModel(path, plan, round_number, manifest.digest, manifest.chunk_size)
+
+    def models(self) -> list[StoredModel]:
+        """Every stored model, by run and round.
+
+        Raises:
+            DataError: a file in the store is not a model.
+        """
+        found = [StoredModel.read(path) for path in sorted(self.folder.glob("*/round-*.safetensors"))]
+        return sorted(found, key=lambda model: (model.run, model.round, model.path.name))
+
+
+def tensor_names(path: Path) -> tuple[str, ...]:
+    """A model file's tensors in the order of their bytes: the order of the wire's manifest.
+
+    Raises:
+        DataError: the file is absent or no safetensors file.
+    """
+    header = _read_header(path)
+    try:
+        starts = {name: entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{path}: is not a safetensors file") from error
+    return tuple(sorted(starts, key=starts.__getitem__))
+
+
+def _header(manifest: Manifest, metadata: dict[str, str]) -> bytes:
+    """The safetensors header: its length in 8 little-endian bytes, then JSON padded with spaces."""
+    document: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for tensor in manifest.tensors:
+        end = start + 4 * tensor.elements
+        document[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            document = json.loads(_header_text(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, struct.error) as error:
+        raise DataError(f"{path}: is not a safetensors file") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: is not a safetensors file")
+    return document
+
+
+def _header_text(file: BinaryIO) -> bytes:
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > _HEADER_LIMIT_BYTES:
+        raise ValueError("header too long")
+    return file.read(length)

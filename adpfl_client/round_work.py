@@ -1,0 +1,271 @@
+"""One round at this site: base model in, one noised update out.
+
+The order is what makes a crash harmless. The budget is reserved, durably, before a noised byte exists; the
+finished update is sealed in the spool before a byte of it leaves; the same bytes are sent until the server
+has signed for them. A crash before the seal costs the reservation, a crash after it costs nothing.
+"""
+
+import json
+from collections.abc import Sequence
+
+import structlog
+from torch import Tensor
+
+from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.kernels.keystream import KeystreamKey
+from adpfl.learning.initial_model import load_weights
+from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
+from adpfl.learning.networks import TensorLayout
+from adpfl.privacy.engine import EngineState, PrivacyEngine
+from adpfl.privacy.ledger import Reservation
+from adpfl.wire.chunks import Manifest
+from adpfl.wire.messages import NextTaskResponse, SiteActivity
+from adpfl.wire.receipts import CommitOutcome, verify_receipt
+from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
+from adpfl_client.connection import ServerRefusalError, StopRequestedError
+from adpfl_client.engine_state import keep_engine_state, read_engine_state
+from adpfl_client.guard import check_update
+from adpfl_client.heartbeat import Heartbeat, beating
+from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
+from adpfl_client.local_site import Site
+from adpfl_client.models import StoredModel, tensor_names
+from adpfl_client.spool import SpooledUpdate, SpoolKey
+
+log = structlog.get_logger()
+
+
+def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
+    """Answer a TRAIN task: send the update that is already sealed for it, or train one and send that.
+
+    Returns:
+        Whether the update was committed; False where the round closed before it was trained.
+
+    Raises:
+        BudgetError: the ledger refuses the round; nothing was spent.
+        ModelMismatchError: the base model is not one of the plan's network.
+        StopRequestedError: the agent was asked to stop.
+    """
+    assert task.base_digest is not None
+    key = SpoolKey(run.name, task.round, task.base_digest)
+    settle_other_tasks(site, run, key)
+    total = run.plan.local.steps
+    with beating(
+        site.connection.heartbeat, run=run.name, round_number=task.round, steps_total=total
+    ) as heartbeat:
+        update = _sealed_update(site, run, key)
+        if update is not None:
+            run.recorder.note("update_resent", round_number=task.round, detail="the same bytes as before")
+        else:
+            heartbeat.activity(SiteActivity.FETCHING)
+            base = fetch_model(site, run, task.round - 1, task.base_digest)
+            update = _train(site, run, key, base, heartbeat)
+            if update is None:
+                return False
+        heartbeat.activity(SiteActivity.PUSHING)
+        _send(site, run, update)
+    return True
+
+
+def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> StoredModel:
+    """The global model after a round, from the store or from the server.
+
+    Names and shapes are checked before a byte is kept.
+
+    Raises:
+        ModelMismatchError: its tensors are not those of the plan's network.
+    """
+    stored = site.models.find(run.name, round_number, digest)
+    if stored is not None:
+        return stored
+    manifest = site.connection.have(HaveRequest(run.name, digest)).manifest
+    _check_tensors(manifest, run.layout)
+    incoming = site.models.receive(run.name, manifest)
+    site.connection.fetch(run.name, incoming)
+    log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
+    return site.models.finish(incoming, run.plan, round_number)
+
+
+def _check_tensors(manifest: Manifest, layout: Sequence[TensorLayout]) -> None:
+    found = {tensor.name: tensor.shape for tensor in manifest.tensors}
+    expected = {tensor.name: tensor.shape for tensor in layout}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ModelMismatchError(
+                f"tensor {name} is {_shape(found.get(name))} in the server's model; "
+                f"the plan's network has {_shape(expected.get(name))}"
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no such tensor" if shape is None else f"shape {list(shape)}"
+
+
+def _sealed_update(site: Site, run: LocalRun, key: SpoolKey) -> SpooledUpdate | None:
+    """The update to send again, if the ledger's row was sealed with it; one that was not is discarded."""
+    update = site.spool.find(key)
+    if update is None:
+        return None
+    row = _row(site, update)
+    if row.status in {"sealed", "committed"} and row.update_digest == update.entry.update_digest:
+        return update
+    site.spool.remove(update)
+    run.recorder.note(
+        "update_discarded", round_number=key.round, detail="its ledger row was never sealed; it stays charged"
+    )
+    log.warning("unsealed update discarded; it stays charged", run=run.name, round=key.round)
+    return None
+
+
+def settle_other_tasks(site: Site, run: LocalRun, key: SpoolKey | None) -> None:
+    """Let go of updates that answered earlier tasks of this run: the server has gone on to `key`, or is done.
+
+    Where a crash came between the server's receipt and the ledger, the receipt is asked for once more.
+    """
+    for update in site.spool.sealed(run.name):
+        if update.key == key:
+            continue
+        keep_engine_state(run.folder, update.entry)
+        if _row(site, update).status == "sealed":
+            try:
+                _commit(site, run, update)
+            except ServerRefusalError as error:
+                run.recorder.note("update_outdated", round_number=update.entry.round, detail=str(error))
+                log.warning("update never reached the server; it stays charged", round=update.entry.round)
+        site.spool.remove(update)
+
+
+def _row(site: Site, update: SpooledUpdate) -> Reservation:
+    """The ledger's row that pays for an update.
+
+    Raises:
+        StateError: there is none: ledger and spool are of different histories.
+    """
+    for reservation in site.ledger.reservations(update.entry.run):
+        if reservation.id == update.entry.reservation:
+            return reservation
+    raise StateError(f"the spooled update of {update.key} has no row in the ledger; one of them was replaced")
+
+
+def _train(
+    site: Site, run: LocalRun, key: SpoolKey, base: StoredModel, heartbeat: Heartbeat
+) -> SpooledUpdate | None:
+    weights = load_weights(base.path, run.layout)
+    state = read_engine_state(run.folder)
+    taking_part, reservation = _reserve(site, run, key, state)
+    heartbeat.activity(SiteActivity.TRAINING)
+    log.info(
+        "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
+    )
+    # A reservation pays for one draw of noise: the key is made for it and dies with it.
+    with KeystreamKey.fresh() as secret:
+        engine = PrivacyEngine(
+            run.plan.privacy,
+            unit_count=len(run.units),
+            dimension=run.dimension,
+            key=secret,
+            state=state,
+            excluded=taking_part.excluded_units,
+        )
+        try:
+            trained = _run_steps(site, run, key.round, weights, engine=engine, heartbeat=heartbeat)
+        except TrainingStoppedError as stopped:
+            if site.stopping.is_set():
+                raise StopRequestedError from stopped
+            run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+            return None
+        new_state = engine.state
+    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.layout})
+    update = site.spool.seal(
+        key,
+        {name: trained.delta[name].numpy() for name in tensor_names(base.path)},
+        chunk_size=base.chunk_size,
+        reservation=reservation.id,
+        steps=trained.steps,
+        engine_state=new_state.model_dump(mode="json"),
+    )
+    site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
+    return update
+
+
+def _run_steps(
+    site: Site,
+    run: LocalRun,
+    round_number: int,
+    weights: dict[str, Tensor],
+    *,
+    engine: PrivacyEngine,
+    heartbeat: Heartbeat,
+) -> LocalUpdate:
+    return local_update(
+        weights,
+        plan=run.plan,
+        task=run.data.task,
+        units=run.units,
+        engine=engine,
+        round_number=round_number,
+        progress=lambda done, _total: heartbeat.steps_done(done),
+        should_stop=lambda: site.stopping.is_set() or heartbeat.obsolete,
+    )
+
+
+def _reserve(
+    site: Site, run: LocalRun, key: SpoolKey, state: EngineState | None
+) -> tuple[Participants, Reservation]:
+    while True:
+        taking_part = participants(site, run)
+        request = spend_request(
+            site,
+            run,
+            taking_part.patients,
+            round_number=key.round,
+            base_digest=key.base_digest,
+            first_step=0 if state is None else state.steps_taken,
+        )
+        try:
+            reservation = site.ledger.reserve(request, site.config.policy.ledger_policy(), now=site.clock())
+        except PrivacyError:
+            if participants(site, run) == taking_part:
+                raise
+            continue  # somebody was excluded between the question and the reservation: ask again
+        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        return taking_part, reservation
+
+
+def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
+    keep_engine_state(run.folder, update.entry)
+    run.recorder.add_steps(update.entry.round, update.entry.steps)
+    site.connection.push(update)
+    _commit(site, run, update)
+
+
+def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
+    """Make a pushed update count, and keep the server's signed receipt in the ledger."""
+    entry = update.entry
+    head = site.ledger.head().hex()
+    request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
+    answer = site.connection.commit(request)
+    _check_receipt(site, request, answer)
+    if answer.receipt.ledger_head != head:
+        # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
+        # chain.
+        site.ledger.verify(bytes.fromhex(answer.receipt.ledger_head))
+    receipt = {"receipt": json.loads(answer.receipt.canonical_json()), "signature": answer.signature.hex()}
+    site.ledger.commit(entry.reservation, json.dumps(receipt, sort_keys=True), now=site.clock())
+    if answer.receipt.outcome is CommitOutcome.LATE:
+        run.recorder.note(
+            "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"
+        )
+    log.info("update committed", run=run.name, round=entry.round, outcome=answer.receipt.outcome.name)
+
+
+def _check_receipt(site: Site, request: CommitUpdateRequest, answer: CommitUpdateResponse) -> None:
+    """Accept a receipt only if the server signed it, and signed for these very bytes."""
+    receipt = answer.receipt
+    verify_receipt(receipt, answer.signature, site.identity.server_certificate)
+    ours = (site.name, request.run, request.round, request.base_digest, request.update_digest)
+    theirs = (receipt.site, receipt.run, receipt.round, receipt.base_digest, receipt.update_digest)
+    if ours != theirs:
+        raise IntegrityError(
+            f"run {request.run}, round {request.round}: the server's receipt is for another update"
+        )

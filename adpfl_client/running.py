@@ -1,0 +1,124 @@
+"""Puts an agent's working parts together, starts it, and stops it on SIGTERM."""
+
+import fcntl
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import grpc
+import structlog
+import torch
+
+from adpfl.errors import StateError
+from adpfl.security.identity import SiteIdentity
+from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
+from adpfl_client.agent import Agent, RunOutcome
+from adpfl_client.config import SiteConfig
+from adpfl_client.connection import Connection, StopRequestedError
+from adpfl_client.durable import make_private_folder
+from adpfl_client.enrollment import load_site_identity
+from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
+from adpfl_client.models import ModelStore
+from adpfl_client.site_data import load_site_data
+from adpfl_client.spool import Spool
+
+LOCK_FILE = "agent.lock"
+"""Held while an agent runs; the system lets go of it when the process ends, however it ends."""
+
+log = structlog.get_logger()
+
+
+def open_channel(identity: SiteIdentity) -> grpc.Channel:
+    """A channel to the server's main port; nothing is dialled before the first call."""
+    return grpc.secure_channel(identity.address, channel_credentials(identity), options=CHANNEL_OPTIONS)
+
+
+@contextmanager
+def open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
+    """Load identity and data, open ledger, spool and link; close them when the block ends.
+
+    Raises:
+        IdentityError: the site is not enrolled, or its identity cannot be used.
+        DataError: a data folder cannot be used.
+        StateError: another agent runs on this state folder, or the ledger or the spool cannot be used.
+    """
+    with _alone(config.state_dir):
+        yield from _open_site(config, stopping)
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process: two agents would spend one reservation twice.
+
+    Raises:
+        StateError: another agent holds it.
+    """
+    with (make_private_folder(state_dir) / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"{state_dir}: another agent of this site is running on it") from error
+        yield
+
+
+def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
+    identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
+    data = {task: load_site_data(task, entry) for task, entry in config.data.items()}
+    spool = Spool(config.state_dir / SPOOL_FOLDER)
+    for leftover in spool.discard_unsealed():
+        log.warning("unsealed update discarded; what it had reserved stays charged", update=leftover)
+    with LedgerStore.open(config.state_dir, time.time()) as ledger:
+        connection = Connection(open_channel(identity), stopping)
+        try:
+            yield Site(
+                config=config,
+                identity=identity,
+                data=data,
+                connection=connection,
+                ledger=ledger,
+                spool=spool,
+                models=ModelStore(config.state_dir / MODELS_FOLDER),
+                clock=time.time,
+                stopping=stopping,
+            )
+        finally:
+            connection.close()
+
+
+def run_agent(config: SiteConfig, *, until_finished: bool) -> list[RunOutcome] | None:
+    """Run the agent until its runs are over or it is told to stop.
+
+    Returns:
+        How each run ended; None where SIGTERM or SIGINT stopped the agent.
+    """
+    stopping = threading.Event()
+    torch.set_num_threads(config.threads)
+    with _stopped_by_signals(stopping):
+        try:
+            with open_site(config, stopping) as site:
+                log.info("agent started", state_dir=str(config.state_dir), server=site.identity.address)
+                return Agent(site, instance_id=secrets.token_hex(16)).work(until_finished=until_finished)
+        except StopRequestedError:
+            log.info("agent stopped")
+            return None
+
+
+@contextmanager
+def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

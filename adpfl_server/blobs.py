@@ -1,0 +1,78 @@
+"""Content-addressed chunks on disk: a name exists only if all of its bytes are safely there."""
+
+import os
+import tempfile
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from adpfl.errors import IntegrityError
+from adpfl.security.private_files import sync_folder
+from adpfl.wire.chunks import check_chunk
+
+_INCOMING = "incoming"
+
+
+class BlobFolder:
+    """Chunks by SHA-256, in 256 folders by their first two digits. Safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        """Make the folders where absent."""
+        self._root = root
+        self._incoming = root / _INCOMING
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in (*(f"{prefix:02x}" for prefix in range(256)), _INCOMING):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+        sync_folder(root)
+
+    def has(self, digest: str) -> bool:
+        """Whether the chunk is stored."""
+        return self._path(digest).exists()
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Store a chunk durably: on return it survives a power cut. Storing it again does nothing.
+
+        Raises:
+            IntegrityError: the bytes do not match the digest; nothing was stored.
+            OSError: the disk refuses; nothing was stored.
+        """
+        check_chunk(digest, data)
+        path = self._path(digest)
+        if path.exists():
+            return
+        descriptor, name = tempfile.mkstemp(dir=self._incoming)
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+    def get(self, digest: str) -> bytes:
+        """Read a chunk and check it.
+
+        Raises:
+            IntegrityError: the chunk is absent, or its bytes have changed on disk.
+        """
+        try:
+            data = self._path(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise IntegrityError(f"chunk {digest[:12]} is not stored") from error
+        check_chunk(digest, data)
+        return data
+
+    def drop(self, digest: str) -> None:
+        """Forget a chunk; absent is fine."""
+        self._path(digest).unlink(missing_ok=True)
+
+    def sweep(self, kept: AbstractSet[str]) -> None:
+        """Remove half-written chunks and every chunk not in `kept`; only while nothing else writes."""
+        for path in self._root.glob("*/*"):
+            if path.parent.name == _INCOMING or path.name not in kept:
+                path.unlink()
+
+    def _path(self, digest: str) -> Path:
+        return self._root / digest[:2] / digest

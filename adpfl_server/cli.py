@@ -1,0 +1,296 @@
+"""`adpfl-server`: the command of the consortium's operator.
+
+Imports stand inside the commands: `--help` answers at once, TLS is settled before anything loads gRPC, and
+only `init-model` loads torch.
+"""
+
+# ruff: noqa: PLC0415 - imports stand inside the commands, as said above
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adpfl.commandline import run_command
+
+if TYPE_CHECKING:
+    from adpfl_server.config import ServerConfig
+
+DEFAULT_CONFIG = Path("server.yaml")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The server's configuration; default: server.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+app = typer.Typer(
+    name="adpfl-server",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    config: ConfigOption = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Join hospitals into federated runs: hand out models, add up noised updates.
+
+    Without a subcommand this is the daemon: it serves the runs of the configuration to the enrolled sites
+    until it is stopped. SIGTERM ends it cleanly; after a crash the next start goes on where the last one was.
+    Exit code 0: stopped; 1: it cannot start; 2: bad usage or configuration.
+
+    Example: adpfl-server --config server.yaml
+    """
+    context.obj = config
+    if context.invoked_subcommand is not None:
+        return
+    from adpfl.logs import configure_logs
+
+    settings = _load(config, context)
+    configure_logs(level=log_level, service="adpfl-server")
+    _require_tls13()
+    from adpfl_server.daemon import serve as run_daemon
+
+    run_daemon(settings, _path(config, context))
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    config: ConfigOption = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="A name or address that sites dial; repeatable. Default: the configuration's.",
+        ),
+    ] = None,
+    consortium: Annotated[
+        str, typer.Option(metavar="NAME", help="Stands in every certificate.")
+    ] = "adpfl consortium",
+) -> None:
+    """Make the consortium's certificate authority and the server's certificate.
+
+    Where there is no configuration yet, a commented one is written first. Keys are never overwritten.
+
+    Example: adpfl-server init --host fl.example.org
+    """
+    from datetime import UTC, datetime
+
+    from adpfl.errors import AdpflError, ConfigError
+    from adpfl_server.pki import PKI_FOLDER, init_consortium
+    from adpfl_server.starter import write_starter
+
+    path = _path(config, context)
+    starting = not path.exists()
+    if starting:
+        if not host:
+            raise ConfigError(f"{path}: there is no such file; give --host NAME to have a starter written")
+        write_starter(path, host[0])
+    try:
+        settings = _load(config, context)
+        hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
+        identity = init_consortium(settings.state_dir, consortium, hosts, now=datetime.now(UTC))
+    except AdpflError:
+        if starting:
+            path.unlink()  # a starter without keys would be half an initialisation
+        raise
+    if starting:
+        typer.echo(f"wrote {path}; name your runs there")
+    typer.echo(f"made the keys of {identity.consortium!r} in {settings.state_dir / PKI_FOLDER}")
+    typer.echo(f"sites may dial: {', '.join(hosts)}")
+    typer.echo("next: adpfl-server enroll SITE for each site, then start adpfl-server")
+
+
+@app.command()
+def enroll(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's name, as in the runs' cohorts.")],
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The bundle; default: SITE.bundle.json."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="How long the token works.")] = 7,
+) -> None:
+    """Write the bundle with which one site enrols: addresses, certificates and a one-time token.
+
+    Send it like a password. An earlier bundle of the site stops working.
+
+    Example: adpfl-server enroll hospital1
+    """
+    from datetime import UTC, datetime, timedelta
+
+    _require_tls13()
+    from adpfl.security.bundle import write_bundle
+    from adpfl_server.database import open_database
+    from adpfl_server.enrollment import bundle_for, issue_token
+    from adpfl_server.pki import load_server_identity
+    from adpfl_server.store import DATABASE_FILE
+
+    settings = _load(config, context)
+    now = datetime.now(UTC)
+    identity = load_server_identity(settings.state_dir, now=now)
+    database = open_database(settings.state_dir / DATABASE_FILE)
+    token = issue_token(database, site, now=now, lifetime=timedelta(days=days))
+    database.close()
+    bundle = bundle_for(
+        token, identity, address=settings.public_address, enroll_address=settings.public_enroll_address
+    )
+    path = output or Path(f"{site}.bundle.json")
+    write_bundle(path, bundle)
+    typer.echo(f"wrote {path}; it works once, until {token.expires_at:%Y-%m-%d %H:%M UTC}")
+    if not any(site in entry.cohort.sites for entry in settings.runs):
+        typer.echo(f"note: no run of the configuration names {site} yet")
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+    config: ConfigOption = None,
+) -> None:
+    """Shut a site out: its certificates and open tokens stop working at its next call.
+
+    Example: adpfl-server revoke hospital1
+    """
+    from datetime import UTC, datetime
+
+    _require_tls13()
+    from adpfl_server.database import open_database
+    from adpfl_server.enrollment import revoke_site
+    from adpfl_server.store import DATABASE_FILE
+
+    settings = _load(config, context)
+    database = open_database(settings.state_dir / DATABASE_FILE)
+    serials = revoke_site(database, site, now=datetime.now(UTC))
+    database.close()
+    typer.echo(f"revoked {len(serials)} certificate(s) of {site}")
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The configuration to check.")
+    ] = DEFAULT_CONFIG,
+) -> None:
+    """Say what is wrong with a configuration, or what it would serve; changes nothing.
+
+    Example: adpfl-server check-config server.yaml
+    """
+    from adpfl_server.config import load_server_config
+    from adpfl_server.weights import check_description, read_header
+
+    settings = load_server_config(file)
+    for entry in settings.runs:
+        if entry.initial_model is not None:
+            check_description(entry.initial_model, read_header(entry.initial_model), entry.plan)
+    typer.echo(f"{file}: is valid; state in {settings.state_dir}")
+    for entry in settings.runs:
+        typer.echo(
+            f"  {entry.run}: {entry.arm}, {entry.task}, {entry.rounds} rounds, "
+            f"{entry.cohort.quorum} of {len(entry.cohort.sites)} sites ({', '.join(entry.cohort.sites)})"
+        )
+
+
+@app.command("init-model")
+def init_model(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run of the configuration.")],
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: where the server looks for it."),
+    ] = None,
+) -> None:
+    """Make a run's initial weights from its seed; the daemon does so by itself where they are absent.
+
+    Example: adpfl-server init-model lesions-1
+    """
+    from adpfl.errors import StateError
+
+    settings = _load(config, context)
+    entry = settings.entry(run)
+    path = output or settings.initial_model_path(run)
+    if path.exists():
+        raise StateError(f"{path}: exists already; it is never overwritten")
+    from adpfl.learning.initial_model import write_initial_model  # loads torch, which takes seconds
+
+    write_initial_model(entry.plan, path)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - a flag
+    """List the runs that the server's database knows.
+
+    Example: adpfl-server runs
+    """
+    from adpfl_server.overview import print_runs
+
+    print_runs(_load(config, context), as_json=as_json)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: every run.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Tell where a run stands: rounds, sites, who is missing, and what happened last.
+
+    Example: adpfl-server status lesions-1
+    """
+    from adpfl_server.overview import print_status
+
+    print_status(_load(config, context), run, as_json=as_json)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    config: ConfigOption = None,
+) -> None:
+    """Write a run's newest global model as a safetensors file.
+
+    Example: adpfl-server export lesions-1 lesions-1.safetensors
+    """
+    from adpfl_server.overview import export_model
+
+    typer.echo(export_model(_load(config, context), run, out))
+
+
+def _path(config: Path | None, context: typer.Context) -> Path:
+    """`--config` after the subcommand, before it, or the default."""
+    before: Path | None = context.obj
+    return config or before or DEFAULT_CONFIG
+
+
+def _load(config: Path | None, context: typer.Context) -> "ServerConfig":
+    from adpfl_server.config import load_server_config
+
+    return load_server_config(_path(config, context))
+
+
+def _require_tls13() -> None:
+    from adpfl.security.tls import require_tls13
+
+    require_tls13()
+
+
+def main() -> None:
+    """Entry point of `adpfl-server`."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The aggregator daemon: ports, runs, signals. Started by `adpfl-server --config server.yaml`.
+
+Order of a start: everything that can be wrong is checked first (configuration, keys, state, ports, initial
+models), then the ports open. SIGTERM and SIGINT stop it cleanly; after `kill -9` the next start goes on from
+the database.
+"""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from adpfl import __version__
+from adpfl.errors import ConfigError, StateError
+from adpfl.federated.coordinator import new_run
+from adpfl.security.identity import PeerCertificate, ServerIdentity
+from adpfl.security.tls import (
+    ENROLLMENT_SERVER_OPTIONS,
+    SERVER_OPTIONS,
+    enrollment_server_credentials,
+    server_credentials,
+)
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
+from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl_server.config import RunEntry, ServerConfig
+from adpfl_server.database import open_database
+from adpfl_server.enrollment import EnrollmentService, check_not_revoked
+from adpfl_server.intake import Intake
+from adpfl_server.interceptors import IdentityInterceptor
+from adpfl_server.pki import load_authority, load_server_identity
+from adpfl_server.runner import Runner
+from adpfl_server.service import FederationService
+from adpfl_server.store import DATABASE_FILE, Store
+from adpfl_server.weights import check_description, import_weights, read_header
+
+STOP_GRACE_SECONDS = 5.0
+LOCK_FILE = "server.lock"
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports that were bound; they differ from the configured ones where those are 0."""
+
+    main: int
+    enrollment: int
+
+
+def serve(config: ServerConfig, config_path: Path) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        AdpflError: something stands in the way of a start; nothing was served.
+    """
+    with _only_server(config.state_dir):
+        asyncio.run(_serve(config, config_path))
+
+
+async def _serve(config: ServerConfig, config_path: Path) -> None:
+    identity = load_server_identity(config.state_dir, now=_now())
+    store = Store(config.state_dir)
+    try:
+        store.sweep()
+        daemon = Daemon(config, config_path, identity, store)
+        stop = asyncio.Event()
+        # Before the start: a signal that comes while ports open or weights are made must also end in a clean
+        # stop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await daemon.start()
+        await stop.wait()
+        _log.info("stopping")
+        await daemon.stop()
+        _log.info("stopped")
+    finally:
+        store.close()
+
+
+class Daemon:
+    """The two ports and the runs behind them, in one event loop."""
+
+    def __init__(
+        self, config: ServerConfig, config_path: Path, identity: ServerIdentity, store: Store
+    ) -> None:
+        """Put the parts together; nothing is bound or started yet."""
+        self._config = config
+        self._config_path = config_path
+        self._identity = identity
+        self.runner = Runner(
+            store,
+            config.state_dir / "runs",
+            clock=time.time,
+            site_silence_seconds=config.site_silence_seconds,
+        )
+        self._health = HealthServicer()
+        self._main = grpc.aio.server(
+            interceptors=[IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)],
+            options=SERVER_OPTIONS,
+        )
+        self._enrollment = grpc.aio.server(options=ENROLLMENT_SERVER_OPTIONS)
+
+    async def start(self) -> Ports:
+        """Check everything, then serve.
+
+        Raises:
+            AdpflError: a port is in use, a run cannot be prepared, or a key is unusable.
+        """
+        self._add_services()
+        ports = Ports(
+            _bind(self._main, "listen", self._config.listen, server_credentials(self._identity)),
+            _bind(
+                self._enrollment,
+                "enroll_listen",
+                self._config.enroll_listen,
+                enrollment_server_credentials(self._identity),
+            ),
+        )
+        await self._prepare_runs()
+        self.runner.start()
+        await self._main.start()
+        await self._enrollment.start()
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        _log.info(
+            "serving",
+            version=__version__,
+            port=ports.main,
+            enroll_port=ports.enrollment,
+            runs=sorted(self.runner.states),
+        )
+        return ports
+
+    async def stop(self) -> None:
+        """Answer the waiting polls, let calls in flight finish, write the records."""
+        await self._health.enter_graceful_shutdown()
+        self.runner.stopping.set()
+        self.runner.wake_all()
+        await asyncio.gather(self._main.stop(STOP_GRACE_SECONDS), self._enrollment.stop(STOP_GRACE_SECONDS))
+        await self.runner.stop()
+
+    def _add_services(self) -> None:
+        service = FederationService(
+            self.runner,
+            Intake(self.runner.book, self._identity.sign),
+            version=__version__,
+            instance_id=secrets.token_hex(16),
+        )
+        rpc.add_FederationServicer_to_server(service, self._main)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
+        if self._config.reflection:
+            reflection.enable_server_reflection((SERVICE_NAME, reflection.SERVICE_NAME), self._main)
+        database = self._config.state_dir / DATABASE_FILE
+        enrollment = EnrollmentService(
+            load_authority(self._config.state_dir, now=_now()),
+            connect=lambda: open_database(database),
+            clock=_now,
+            executor=self.runner.files,
+        )
+        rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
+
+    async def _check_certificate(self, peer: PeerCertificate) -> None:
+        await self.runner.in_database(check_not_revoked, self.runner.store.connection, peer.serial)
+
+    async def _prepare_runs(self) -> None:
+        """Resume the runs that the database knows, and create the others from their initial models."""
+        known = await self.runner.in_database(self.runner.store.plan_digests)
+        for entry in self._config.runs:
+            digest = entry.plan.digest()
+            if known.get(entry.run, digest) != digest:
+                raise ConfigError(
+                    f"runs: the plan of {entry.run} differs from the one it was started with "
+                    f"(digest {digest[:12]}, was {known[entry.run][:12]}); a changed plan needs a new name"
+                )
+        for entry in self._config.runs:
+            if entry.run in known:
+                await self.runner.in_database(self.runner.book.resume, entry.run)
+            else:
+                await self._create_run(entry)
+
+    async def _create_run(self, entry: RunEntry) -> None:
+        path = self._config.initial_model_path(entry.run)
+        if not path.exists():
+            _log.info("making initial weights", run=entry.run, path=str(path))
+            await _make_initial_model(self._config_path, entry.run)
+        plan = entry.plan
+        header = read_header(path)
+        check_description(path, header, plan)
+        if header.description is None:
+            _log.warning("initial weights do not say what they are for", run=entry.run, path=str(path))
+        manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)
+        created = new_run(plan, manifest.digest, time.time())
+        await self.runner.in_database(self.runner.book.add, created, manifest)
+
+
+async def _make_initial_model(config_path: Path, run: str) -> None:
+    """Make a run's weights in a process of its own: this one never loads torch.
+
+    Raises:
+        StateError: the process failed; its last line says why.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "adpfl_server",
+        "init-model",
+        run,
+        "--config",
+        str(config_path),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise StateError(f"initial weights of run {run} cannot be made: {lines[-1].removeprefix('error: ')}")
+
+
+def _bind(server: Any, key: str, address: str, credentials: Any) -> int:
+    try:
+        port = int(server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise StateError(
+            f"{key}: cannot listen on {address}; is the port in use or the host not ours?"
+        ) from error
+    if port == 0:
+        raise StateError(f"{key}: cannot listen on {address}; is the port in use or the host not ours?")
+    return port
+
+
+@contextmanager
+def _only_server(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process alone; the lock goes with the process, however it ends.
+
+    Raises:
+        StateError: another server holds it, or it cannot be made.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"state_dir is {state_dir}; cannot be used: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"state_dir is {state_dir}; another adpfl-server is using it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

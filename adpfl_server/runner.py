@@ -1,0 +1,275 @@
+"""Drives the runs: the event loop's side of the coordinator.
+
+Transitions are made in the one database thread (`RunBook`); here their actions are carried out: sites that
+wait are woken, updates are added up in the bounded file pool, records are written, deadlines and silent sites
+are noticed.
+"""
+
+import asyncio
+import contextvars
+import functools
+import sqlite3
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from adpfl.errors import IntegrityError, ModelMismatchError, StateError
+from adpfl.federated.aggregation import WeightedUpdate, aggregate
+from adpfl.federated.coordinator import actions_on_resume
+from adpfl.federated.run_events import (
+    Aggregate,
+    AggregationFailed,
+    Event,
+    RoundClosed,
+    SiteFellSilent,
+    SiteHeard,
+    TasksChanged,
+    TimePassed,
+    Transition,
+)
+from adpfl.federated.run_state import RunState
+from adpfl.wire.chunks import Manifest, sha256_hex
+from adpfl_server.intake import RunBook
+from adpfl_server.records import write_record
+from adpfl_server.store import Store
+
+FILE_THREADS = 4
+"""Threads that hash, read and write chunks; what bounds the server's memory for bulk data."""
+TICK_SECONDS = 0.5
+RETRY_SECONDS = 10.0
+STORAGE_ERRORS = (OSError, sqlite3.Error)
+"""The disk or the database is in trouble: nothing was stored, and trying again later may mend it."""
+
+Result = TypeVar("Result")
+_log = structlog.get_logger()
+
+
+class Runner:
+    """All runs of one server, in one event loop."""
+
+    def __init__(
+        self, store: Store, runs_folder: Path, *, clock: Callable[[], float], site_silence_seconds: float
+    ) -> None:
+        """Prepare; `start` begins the work.
+
+        Args:
+            store: the server's state; its rows are used by the runner's database thread alone from now on.
+            runs_folder: where `<run>/run.json` is written.
+            clock: Unix seconds.
+            site_silence_seconds: a site unheard for so long is no longer waited for.
+        """
+        self.store = store
+        self.clock = clock
+        self.book = RunBook(store, clock, self._stored)
+        self.stopping = asyncio.Event()
+        self._runs_folder = runs_folder
+        self._site_silence_seconds = site_silence_seconds
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # log lines from the database thread keep their bindings
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self.files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files")
+        self._changed: dict[str, asyncio.Event] = {}
+        self._heard_at: dict[str, float] = {}
+        self._unwritten: set[str] = set()
+        self._record_due = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def states(self) -> dict[str, RunState]:
+        """The newest stored state of every served run."""
+        return self.book.states
+
+    # --- the two pools --------------------------------------------------------------------------------
+
+    async def in_database(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function in the database thread."""
+        return await self._loop.run_in_executor(self._database, functools.partial(function, *arguments))
+
+    async def in_files(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function that hashes, reads or writes bulk data."""
+        return await self._loop.run_in_executor(self.files, functools.partial(function, *arguments))
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Go on with what was under way, and begin to watch the clock."""
+        for run, state in self.states.items():
+            self._unwritten.add(run)
+            for action in actions_on_resume(state):
+                self._perform(run, action)
+        self._record_due.set()
+        self._spawn(self._watch_clock())
+        self._spawn(self._write_records())
+
+    async def stop(self) -> None:
+        """Finish what is under way, write the records, end the threads."""
+        self.stopping.set()
+        self._record_due.set()
+        self.wake_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.in_database(self._write_unwritten)
+        self.files.shutdown()
+        self._database.shutdown()
+
+    async def advance(self, run: str, event: Event) -> Transition:
+        """Let an event happen; it is stored when this returns."""
+        return await self.in_database(self.book.advance, run, event)
+
+    def heard(self, site: str) -> None:
+        """Note a sign of life; a silent site's return is recorded."""
+        self._heard_at[site] = self.clock()
+        for run, state in self.states.items():
+            if any(known.site == site and known.silent for known in state.sites):
+                self._spawn(self._note_heard(run, site))
+
+    async def changed(self, run: str, seconds: float) -> None:
+        """Wait until tasks of a run may have changed, the time is over, or the server stops."""
+        event = self._changed.setdefault(run, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _note_heard(self, run: str, site: str) -> None:
+        try:
+            await self.advance(run, SiteHeard(site))
+        except STORAGE_ERRORS as error:
+            _log.error("a site's return cannot be noted now", run=run, site=site, exc_info=error)
+
+    # --- actions --------------------------------------------------------------------------------------
+
+    def _stored(self, run: str, moved: Transition) -> None:
+        """Called in the database thread after each stored transition."""
+        self._loop.call_soon_threadsafe(self._carry_out, run, moved, context=self._context)
+
+    def _carry_out(self, run: str, moved: Transition) -> None:
+        for entry in moved.timeline:
+            _log.info(
+                "run event", run=run, kind=entry.kind, site=entry.site, round=entry.round, detail=entry.detail
+            )
+        for action in moved.actions:
+            self._perform(run, action)
+        self._unwritten.add(run)
+        self._record_due.set()
+
+    def _perform(self, run: str, action: Aggregate | RoundClosed | TasksChanged) -> None:
+        match action:
+            case Aggregate():
+                self._spawn(self._aggregate(run, action))
+            case RoundClosed(record):
+                _log.info(
+                    "round closed", run=run, round=record.round, sites=record.sites, missing=record.missing
+                )
+            case TasksChanged():
+                self._wake(run)
+
+    def wake_all(self) -> None:
+        """Let every long poll look again; when stopping, they all answer."""
+        for run in tuple(self._changed):
+            self._wake(run)
+
+    def _wake(self, run: str) -> None:
+        event = self._changed.pop(run, None)
+        if event is not None:
+            event.set()
+
+    async def _aggregate(self, run: str, action: Aggregate) -> None:
+        """Add a round up and publish it.
+
+        A disk in trouble is waited for; a sum that cannot be made fails the run.
+        """
+        while not self.stopping.is_set():
+            try:
+                result = await self._sum(action)
+                if await self.in_database(self.book.close_round, run, action.round, result):
+                    return
+            except (IntegrityError, ModelMismatchError, StateError) as error:
+                await self.advance(run, AggregationFailed(action.round, str(error)))
+                return
+            except STORAGE_ERRORS as error:
+                _log.error("round cannot be added up now", run=run, round=action.round, exc_info=error)
+                await self._sleep(RETRY_SECONDS)
+
+    async def _sum(self, action: Aggregate) -> Manifest:
+        base, updates = await self.in_database(self._inputs, action)
+        blobs = self.store.blobs
+
+        def write(chunk: bytes) -> str:
+            digest = sha256_hex(chunk)
+            blobs.put(digest, chunk)
+            return digest
+
+        return await self.in_files(lambda: aggregate(base, updates, read=blobs.get, write=write))
+
+    def _inputs(self, action: Aggregate) -> tuple[Manifest, list[WeightedUpdate]]:
+        def manifest(digest: str) -> Manifest:
+            found = self.store.manifest(digest)
+            if found is None:
+                raise StateError(f"object {digest[:12]} of round {action.round} is not stored")
+            return found
+
+        updates = [
+            WeightedUpdate(part.site, part.weight, manifest(part.update_digest))
+            for part in action.contributions
+        ]
+        return manifest(action.base_digest), updates
+
+    # --- background -----------------------------------------------------------------------------------
+
+    async def _watch_clock(self) -> None:
+        started_at = self.clock()
+        while not self.stopping.is_set():
+            for run, state in list(self.states.items()):
+                try:
+                    await self._tick(run, state, started_at)
+                except STORAGE_ERRORS as error:
+                    _log.error("deadline cannot be noted now", run=run, exc_info=error)
+            await self._sleep(TICK_SECONDS)
+
+    async def _tick(self, run: str, state: RunState, started_at: float) -> None:
+        """Notice a passed deadline and sites that fell silent."""
+        now = self.clock()
+        if state.deadline_at is not None and now >= state.deadline_at:
+            await self.advance(run, TimePassed())
+        if state.over:
+            return
+        # A site that was never heard is given its time from the round's opening, or the server's start.
+        since = max(started_at, state.open_round.opened_at if state.open_round else now)
+        for site in state.sites:
+            heard_at = self._heard_at.get(site.site, since)
+            if not site.silent and now - heard_at > self._site_silence_seconds:
+                await self.advance(run, SiteFellSilent(site.site))
+
+    async def _write_records(self) -> None:
+        while not self.stopping.is_set():
+            await self._record_due.wait()
+            self._record_due.clear()
+            await self.in_database(self._write_unwritten)
+
+    def _write_unwritten(self) -> None:
+        while self._unwritten:
+            run = self._unwritten.pop()
+            try:
+                write_record(self._runs_folder / run / "run.json", self.store.record(run))
+            except STORAGE_ERRORS as error:
+                _log.error("record cannot be written", run=run, exc_info=error)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("background work failed", exc_info=error)

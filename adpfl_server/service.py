@@ -1,0 +1,247 @@
+"""The Federation service: each call validated at the edge, decided by the coordinator, stored, then answered.
+
+Nothing here blocks the event loop: rows go through the runner's database thread, bulk data through its file
+pool. A long poll is one waiting coroutine.
+"""
+# ruff: noqa: ARG002, N802 - the contract and gRPC's servicer give the names and the parameters
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from adpfl.errors import IntegrityError, ProtocolError
+from adpfl.federated.aggregation import is_finite
+from adpfl.federated.coordinator import obsolete, task_for
+from adpfl.federated.run_events import SiteJoined, SiteRefused, Task
+from adpfl.federated.run_state import RunState
+from adpfl.wire import limits
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
+from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.chunks import Manifest
+from adpfl.wire.messages import (
+    HeartbeatRequest,
+    HeartbeatResponse,
+    JoinRequest,
+    JoinResponse,
+    NextTaskRequest,
+    NextTaskResponse,
+    ReportMetricsRequest,
+    RunOffer,
+    RunStatus,
+    SiteActivity,
+    TaskKind,
+)
+from adpfl.wire.receipts import Receipt
+from adpfl.wire.transfers import (
+    Chunk,
+    CommitUpdateRequest,
+    CommitUpdateResponse,
+    FetchRequest,
+    HaveRequest,
+    HaveResponse,
+    OfferRequest,
+    OfferResponse,
+    PushHeader,
+    PushResponse,
+    push_part_from_wire,
+)
+from adpfl_server.intake import Intake
+from adpfl_server.interceptors import calling_site
+from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.runner import Runner
+
+POLL_HINT_SECONDS = 1
+"""How long a site should pause between polls that found nothing."""
+
+
+class FederationService(rpc.FederationServicer):
+    """All calls of the main port. The caller's site comes from `IdentityInterceptor`."""
+
+    def __init__(self, runner: Runner, intake: Intake, *, version: str, instance_id: str) -> None:
+        """Serve the runner's runs.
+
+        Args:
+            runner: the runs.
+            intake: where updates go.
+            version: the server's software version.
+            instance_id: random for each start of the server; 32 hexadecimal digits.
+        """
+        self._runner = runner
+        self._intake = intake
+        self._version = version
+        self._instance_id = instance_id
+
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
+        """Note the agent's start and its public counts; offer the runs that name the site."""
+        join = JoinRequest.from_wire(request)
+        site = calling_site()
+        if join.site != site:
+            raise CallRefusedError(
+                Code.PERMISSION_DENIED, f"JoinRequest.site is {join.site}; the certificate is {site}'s"
+            )
+        if join.run is not None:
+            named = [self._run_of(site, join.run)]
+        else:
+            named = [state for state in self._runner.states.values() if site in state.plan.cohort.sites]
+        await self._runner.in_database(
+            self._runner.store.declare, site, dict(join.training_patients), self._runner.clock()
+        )
+        for state in named:
+            patients = join.training_patients.get(state.plan.task)
+            if (
+                patients is not None
+            ):  # a site without data for the task is offered the run, and has not joined it
+                await self._runner.advance(state.plan.run, SiteJoined(site, join.instance_id, patients))
+        offers = tuple(_offer(self._runner.states[state.plan.run]) for state in named)
+        return JoinResponse(offers, self._version, self._instance_id).to_wire()
+
+    async def NextTask(self, request: pb.NextTaskRequest, context: Any) -> pb.NextTaskResponse:
+        """Answer when there is work, or when the asked time is over."""
+        asked = NextTaskRequest.from_wire(request)
+        site = calling_site()
+        self._run_of(site, asked.run)
+        monotonic = asyncio.get_running_loop().time
+        until = monotonic() + asked.wait_seconds
+        while True:
+            task = task_for(self._runner.states[asked.run], site)
+            left = until - monotonic()
+            if task.kind != "wait" or left <= 0 or self._runner.stopping.is_set():
+                return _task_answer(task).to_wire()
+            await self._runner.changed(asked.run, left)
+
+    async def Have(self, request: pb.HaveRequest, context: Any) -> pb.HaveResponse:
+        """Tell a model's manifest and which of its chunks the site lacks."""
+        have = HaveRequest.from_wire(request)
+        manifest = await self._model(have.run, have.object_digest)
+        held = set(have.held_digests)
+        missing = [digest for digest in manifest.indices_of if digest not in held]
+        return HaveResponse(manifest, tuple(missing[: limits.DIGESTS_PER_REQUEST])).to_wire()
+
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchResponse]:
+        """Stream chunks of a model, one in memory at a time."""
+        fetch = FetchRequest.from_wire(request)
+        manifest = await self._model(fetch.run, fetch.object_digest)
+        for digest in fetch.digests:
+            if digest not in manifest.indices_of:
+                raise ProtocolError(
+                    f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
+                )
+        for digest in fetch.digests:
+            data = await self._runner.in_files(self._runner.store.blobs.get, digest)
+            self._runner.heard(calling_site())
+            yield Chunk(digest, data).to_fetch()
+
+    async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
+        """Check an announced update against the round's base model; ask for what is missing."""
+        offer = OfferRequest.from_wire(request)
+        site = calling_site()
+        self._run_of(site, offer.run)
+        missing = await self._runner.in_database(self._intake.offer, site, offer)
+        return OfferResponse(missing).to_wire()
+
+    async def Push(self, request_iterator: AsyncIterator[pb.PushRequest], context: Any) -> pb.PushResponse:
+        """Store chunks that were asked for; every check comes before the first byte is written."""
+        first = await anext(aiter(request_iterator), None)
+        header = None if first is None else push_part_from_wire(first)
+        if not isinstance(header, PushHeader):
+            raise ProtocolError("PushRequest: the first message of the stream must be the header")
+        site = calling_site()
+        self._run_of(site, header.run)
+        manifest = await self._runner.in_database(
+            self._intake.pushed_manifest, site, header.run, header.round, header.update_digest
+        )
+        if manifest is None:  # too late to count: nothing is missing, and the commit will say so
+            return PushResponse(()).to_wire()
+        missing = dict.fromkeys(await self._runner.in_files(self._runner.store.missing, manifest))
+        async for message in request_iterator:
+            part = push_part_from_wire(message)
+            if isinstance(part, PushHeader):
+                raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
+            if part.digest not in missing:
+                raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
+            await self._runner.in_files(self._keep, manifest, part)
+            del missing[part.digest]
+            self._runner.heard(site)
+        return PushResponse(tuple(missing)[: limits.DIGESTS_PER_REQUEST]).to_wire()
+
+    async def CommitUpdate(self, request: pb.CommitUpdateRequest, context: Any) -> pb.CommitUpdateResponse:
+        """Make an update count; the receipt is on disk before it is sent."""
+        commit = CommitUpdateRequest.from_wire(request)
+        site = calling_site()
+        self._run_of(site, commit.run)
+        row = await self._runner.in_database(self._intake.commit, site, commit)
+        return CommitUpdateResponse(Receipt.from_canonical_json(row.receipt_json), row.signature).to_wire()
+
+    async def ReportMetrics(self, request: pb.ReportMetricsRequest, context: Any) -> pb.ReportMetricsResponse:
+        """Refuse what the plan does not name; no plan of this version names a metric."""
+        report = ReportMetricsRequest.from_wire(request)
+        self._run_of(calling_site(), report.run)
+        if report.metrics:
+            names = ", ".join(sorted(report.metrics))
+            raise CallRefusedError(
+                Code.PERMISSION_DENIED, f"the plan of {report.run} names no metrics; refused: {names[:500]}"
+            )
+        return pb.ReportMetricsResponse()
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
+        """Take a sign of life or a refusal; say whether the work can still count."""
+        beat = HeartbeatRequest.from_wire(request)
+        site = calling_site()
+        self._run_of(site, beat.run)
+        if beat.activity is SiteActivity.REFUSED:
+            reason = beat.detail or "no reason given"
+            await self._runner.advance(beat.run, SiteRefused(site, reason))
+        return HeartbeatResponse(obsolete(self._runner.states[beat.run], site, beat.round)).to_wire()
+
+    def _run_of(self, site: str, run: str) -> RunState:
+        state = self._runner.states.get(run)
+        if state is None:
+            raise CallRefusedError(Code.NOT_FOUND, f"there is no run {run}")
+        if site not in state.plan.cohort.sites:
+            raise CallRefusedError(Code.PERMISSION_DENIED, f"run {run} does not name site {site}")
+        return state
+
+    async def _model(self, run: str, digest: str) -> Manifest:
+        self._run_of(calling_site(), run)
+        manifest = await self._runner.in_database(self._find_model, run, digest)
+        if manifest is None:
+            raise CallRefusedError(Code.NOT_FOUND, f"run {run} keeps no model {digest[:12]}")
+        return manifest
+
+    def _find_model(self, run: str, digest: str) -> Manifest | None:
+        store = self._runner.store
+        return store.manifest(digest) if store.is_model(run, digest) else None
+
+    def _keep(self, manifest: Manifest, chunk: Chunk) -> None:
+        """Check one pushed chunk whole, then store it."""
+        for index in manifest.indices_of[chunk.digest]:
+            if len(chunk.data) != manifest.chunk_bytes(index):
+                raise ProtocolError(
+                    f"chunk {chunk.digest[:12]} has {len(chunk.data)} bytes; "
+                    f"must be {manifest.chunk_bytes(index)}"
+                )
+        if not is_finite(chunk.data):
+            raise ProtocolError(f"chunk {chunk.digest[:12]} has a value that is not finite")
+        try:
+            self._runner.store.blobs.put(chunk.digest, chunk.data)
+        except IntegrityError as error:
+            raise ProtocolError(str(error)) from error
+
+
+def _offer(state: RunState) -> RunOffer:
+    return RunOffer(
+        run=state.plan.run,
+        plan_json=state.plan.canonical_json(),
+        plan_digest=state.plan.digest(),
+        status=RunStatus[state.status.upper()],
+    )
+
+
+def _task_answer(task: Task) -> NextTaskResponse:
+    return NextTaskResponse(
+        kind=TaskKind[task.kind.upper()],
+        round=task.round,
+        base_digest=task.base_digest,
+        wait_hint_seconds=POLL_HINT_SECONDS if task.kind == "wait" else 0,
+        detail=task.detail,
+    )

@@ -1,0 +1,338 @@
+"""What the server keeps: rows in SQLite, chunks in the blob folder.
+
+Rows are read and written by one thread at a time (the runner owns that thread); blobs by any. Every method
+that writes has committed, durably, when it returns.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from adpfl.errors import StateError
+from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
+from adpfl.federated.run_events import RoundClosed, Transition
+from adpfl.federated.run_state import RunState, summary
+from adpfl.wire.chunks import Manifest
+from adpfl_server.blobs import BlobFolder
+from adpfl_server.database import open_database, transaction
+from adpfl_server.refusals import CallRefusedError, Code
+
+DATABASE_FILE = "server.sqlite"
+OFFERS_PER_ROUND = 4
+"""Different updates that one site may announce for one round; a crash before the spool makes one more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRow:
+    """An acknowledged update and the very bytes of its receipt."""
+
+    run: str
+    round: int
+    site: str
+    base_digest: str
+    update_digest: str
+    ledger_head: str
+    receipt_json: bytes
+    signature: bytes
+    committed_at: float
+
+
+class Store:
+    """The server's state on disk."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Open the state, making it where absent.
+
+        Raises:
+            StateError: the database is unreadable or of another schema version.
+        """
+        self.connection = open_database(state_dir / DATABASE_FILE)
+        self.blobs = BlobFolder(state_dir / "blobs")
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+    # --- runs -----------------------------------------------------------------------------------------
+
+    def create_run(self, created: Transition, manifest: Manifest, now: float) -> None:
+        """Keep a new run with its initial model, whose chunks are stored already."""
+        plan = created.state.plan
+        with transaction(self.connection) as connection:
+            connection.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?)",
+                (
+                    plan.run,
+                    plan.canonical_json().decode(),
+                    plan.digest(),
+                    created.state.model_dump_json(),
+                    now,
+                ),
+            )
+            _insert_object(connection, manifest)
+            _insert_model(connection, plan.run, 0, manifest.digest)
+            _insert_timeline(connection, plan.run, created.timeline)
+
+    def plan_digests(self) -> dict[str, str]:
+        """The plan's digest of every run in the database."""
+        rows = self.connection.execute("SELECT run, plan_digest FROM runs ORDER BY created_at, run")
+        return {row["run"]: row["plan_digest"] for row in rows}
+
+    def state(self, run: str) -> RunState:
+        """A run's stored state.
+
+        Raises:
+            StateError: there is no such run, or its state is of another version.
+        """
+        row = self.connection.execute("SELECT state_json FROM runs WHERE run = ?", (run,)).fetchone()
+        if row is None:
+            raise StateError(f"there is no run {run} in the server's database")
+        try:
+            return RunState.model_validate_json(row["state_json"])
+        except ValidationError as error:
+            raise StateError(f"the stored state of run {run} cannot be read by this version") from error
+
+    def save(
+        self,
+        run: str,
+        moved: Transition,
+        also: Callable[[sqlite3.Connection], None] | None = None,
+        result: Manifest | None = None,
+    ) -> None:
+        """Keep a transition, all of it or nothing.
+
+        Args:
+            run: the run's name.
+            moved: the new state and what is to be remembered.
+            also: writes more rows in the same transaction.
+            result: the model that a closed round made.
+        """
+        with transaction(self.connection) as connection:
+            connection.execute(
+                "UPDATE runs SET state_json = ? WHERE run = ?", (moved.state.model_dump_json(), run)
+            )
+            _insert_timeline(connection, run, moved.timeline)
+            for action in moved.actions:
+                if isinstance(action, RoundClosed) and result is not None:
+                    record = action.record
+                    connection.execute(
+                        "INSERT INTO rounds VALUES (?, ?, ?)", (run, record.round, record.model_dump_json())
+                    )
+                    _insert_object(connection, result)
+                    _insert_model(connection, run, record.round, result.digest)
+            if also is not None:
+                also(connection)
+
+    def record(self, run: str) -> ServerRunRecord:
+        """The run's record: what `run.json` holds.
+
+        Raises:
+            StateError: there is no such run.
+        """
+        state = self.state(run)
+        rounds = self.connection.execute(
+            "SELECT record_json FROM rounds WHERE run = ? ORDER BY round", (run,)
+        )
+        closed = [ServerRound.model_validate_json(row["record_json"]) for row in rounds]
+        if state.open_round is not None:
+            closed.append(_open_round_record(state))
+        events = self.connection.execute(
+            "SELECT event_json FROM timeline WHERE run = ? ORDER BY sequence", (run,)
+        )
+        return ServerRunRecord(
+            plan=state.plan,
+            plan_digest=state.plan.digest(),
+            status=state.status,
+            summary=summary(state),
+            rounds=tuple(closed),
+            training_patients={
+                site.site: site.training_patients
+                for site in state.sites
+                if site.training_patients is not None
+            },
+            timeline=tuple(TimelineEvent.model_validate_json(row["event_json"]) for row in events),
+        )
+
+    # --- objects --------------------------------------------------------------------------------------
+
+    def manifest(self, digest: str) -> Manifest | None:
+        """The manifest of a stored object."""
+        row = self.connection.execute(
+            "SELECT manifest_json FROM objects WHERE digest = ?", (digest,)
+        ).fetchone()
+        return None if row is None else Manifest.from_canonical_json(row["manifest_json"])
+
+    def missing(self, manifest: Manifest) -> tuple[str, ...]:
+        """Chunks of a manifest that are not stored, in payload order."""
+        return tuple(digest for digest in manifest.indices_of if not self.blobs.has(digest))
+
+    def model_digest(self, run: str, round_number: int) -> str | None:
+        """The model that a round made; round 0 is the initial one."""
+        row = self.connection.execute(
+            "SELECT digest FROM run_models WHERE run = ? AND round = ?", (run, round_number)
+        ).fetchone()
+        return None if row is None else str(row["digest"])
+
+    def is_model(self, run: str, digest: str) -> bool:
+        """Whether an object is one of the run's global models."""
+        row = self.connection.execute("SELECT 1 FROM run_models WHERE run = ? AND digest = ?", (run, digest))
+        return row.fetchone() is not None
+
+    def drop_past(self, run: str, rounds_closed: int) -> None:
+        """Forget the updates of closed rounds, and every model but the newest two.
+
+        Chunks that any other object still names stay.
+        """
+        with transaction(self.connection) as connection:
+            rows = connection.execute(
+                "SELECT update_digest FROM offers WHERE run = :run AND round <= :closed UNION "
+                "SELECT digest FROM run_models WHERE run = :run AND round < :closed - 1",
+                {"run": run, "closed": rounds_closed},
+            ).fetchall()
+            connection.execute("DELETE FROM offers WHERE run = ? AND round <= ?", (run, rounds_closed))
+            past = {str(row[0]) for row in rows} - self._objects_in_use()
+            candidates = {digest for name in past for digest in self._chunks_of(name)}
+            connection.executemany("DELETE FROM objects WHERE digest = ?", [(name,) for name in past])
+        # The rows are gone first: a crash here leaves bytes that nothing names, never a name without bytes.
+        if candidates:
+            kept = self._chunks_in_use()
+            for digest in candidates - kept:
+                self.blobs.drop(digest)
+
+    def _objects_in_use(self) -> set[str]:
+        rows = self.connection.execute(
+            "SELECT update_digest FROM offers UNION SELECT digest FROM run_models AS kept WHERE round >= "
+            "(SELECT max(round) - 1 FROM run_models AS newest WHERE newest.run = kept.run)"
+        )
+        return {str(row[0]) for row in rows}
+
+    def _chunks_of(self, name: str) -> Iterable[str]:
+        manifest = self.manifest(name)
+        return () if manifest is None else manifest.chunk_digests
+
+    def _chunks_in_use(self) -> set[str]:
+        rows = self.connection.execute("SELECT manifest_json FROM objects")
+        return {
+            digest
+            for row in rows
+            for digest in Manifest.from_canonical_json(row["manifest_json"]).chunk_digests
+        }
+
+    def sweep(self) -> None:
+        """Remove half-written chunks, and chunks that no object names. Only before serving."""
+        self.blobs.sweep(self._chunks_in_use())
+
+    # --- updates --------------------------------------------------------------------------------------
+
+    def add_offer(self, run: str, round_number: int, site: str, manifest: Manifest, now: float) -> None:
+        """Keep an announced update, so that its chunks may be pushed. Announcing it again does nothing.
+
+        Raises:
+            CallRefusedError: the site has announced too many different updates for this round.
+        """
+        key = (run, round_number, site)
+        with transaction(self.connection) as connection:
+            known = connection.execute(
+                "SELECT update_digest FROM offers WHERE run = ? AND round = ? AND site = ?", key
+            ).fetchall()
+            if manifest.digest in {row["update_digest"] for row in known}:
+                return
+            if len(known) >= OFFERS_PER_ROUND:
+                raise CallRefusedError(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"{site} has announced {len(known)} different updates for round {round_number} of {run}; "
+                    f"at most {OFFERS_PER_ROUND} are kept",
+                )
+            _insert_object(connection, manifest)
+            connection.execute("INSERT INTO offers VALUES (?, ?, ?, ?, ?)", (*key, manifest.digest, now))
+
+    def offered(self, run: str, round_number: int, site: str, digest: str) -> Manifest | None:
+        """The manifest of an update that this site announced for this round."""
+        row = self.connection.execute(
+            "SELECT 1 FROM offers WHERE run = ? AND round = ? AND site = ? AND update_digest = ?",
+            (run, round_number, site, digest),
+        ).fetchone()
+        return None if row is None else self.manifest(digest)
+
+    def commit_row(self, run: str, round_number: int, site: str) -> CommitRow | None:
+        """The acknowledged update of a site in a round."""
+        row = self.connection.execute(
+            "SELECT * FROM commits WHERE run = ? AND round = ? AND site = ?", (run, round_number, site)
+        ).fetchone()
+        return None if row is None else CommitRow(**dict(row))
+
+    # --- declarations ---------------------------------------------------------------------------------
+
+    def declare(self, site: str, training_patients: Mapping[str, int], now: float) -> None:
+        """Keep a site's public patient counts; each is declared once and repeated ever after.
+
+        Raises:
+            CallRefusedError: a figure differs from the one declared before; nothing was kept.
+        """
+        with transaction(self.connection) as connection:
+            rows = connection.execute(
+                "SELECT task, training_patients FROM declarations WHERE site = ?", (site,)
+            )
+            known = {row["task"]: row["training_patients"] for row in rows}
+            for task, patients in training_patients.items():
+                if known.setdefault(task, patients) != patients:
+                    raise CallRefusedError(
+                        Code.FAILED_PRECONDITION,
+                        f"training_patients[{task}] is {patients}; {site} declared {known[task]} before, "
+                        "and the figure may not change",
+                    )
+                connection.execute(
+                    "INSERT OR IGNORE INTO declarations VALUES (?, ?, ?, ?)", (site, task, patients, now)
+                )
+
+
+def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
+    """Add an acknowledged update within a transaction."""
+    connection.execute(
+        "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row.run,
+            row.round,
+            row.site,
+            row.base_digest,
+            row.update_digest,
+            row.ledger_head,
+            row.receipt_json,
+            row.signature,
+            row.committed_at,
+        ),
+    )
+
+
+def _insert_object(connection: sqlite3.Connection, manifest: Manifest) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO objects VALUES (?, ?)", (manifest.digest, manifest.canonical_json())
+    )
+
+
+def _insert_model(connection: sqlite3.Connection, run: str, round_number: int, digest: str) -> None:
+    connection.execute("INSERT INTO run_models VALUES (?, ?, ?)", (run, round_number, digest))
+
+
+def _insert_timeline(connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent]) -> None:
+    connection.executemany(
+        "INSERT INTO timeline (run, event_json) VALUES (?, ?)",
+        [(run, event.model_dump_json()) for event in events],
+    )
+
+
+def _open_round_record(state: RunState) -> ServerRound:
+    current = state.open_round
+    assert current is not None, "only called for a run with an open round"
+    return ServerRound(
+        round=current.round,
+        opened_unix_seconds=current.opened_at,
+        closed_unix_seconds=None,
+        sites=tuple(update.site for update in current.updates),
+        missing=state.absent,
+        base_digest=current.base_digest,
+        result_digest=None,
+    )

@@ -1,0 +1,215 @@
+"""The link: what is retried, what is final, what resumes, what is given up."""
+
+import threading
+import time
+
+import grpc
+import pytest
+
+from adpfl.errors import IdentityError, IntegrityError, ProtocolError
+from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
+from adpfl.wire.messages import HeartbeatRequest, JoinRequest, NextTaskRequest, SiteActivity, TaskKind
+from adpfl.wire.transfers import CommitUpdateRequest, HaveRequest
+from adpfl_client.connection import RETRIED, Connection, ServerRefusalError, StopRequestedError
+from adpfl_client.models import ModelStore
+from adpfl_client.spool import Spool, SpoolKey
+
+JOIN = JoinRequest("hospital1", "1" * 32, "0.1.0", None, {"skin_lesion": 12})
+
+
+@pytest.mark.parametrize("code", sorted(RETRIED, key=lambda code: code.name))
+def test_a_failing_link_is_tried_again_with_growing_waits(connection, federation, pauses, code):
+    federation.service.faults["Join"] = [code] * 4
+    assert connection.join(JOIN).server_instance_id == "0" * 32
+    assert pauses == [0.5, 1.0, 2.0, 4.0]
+    assert connection.outages == 1
+
+
+def test_waits_begin_anew_after_an_answer(connection, federation, pauses):
+    for _ in range(2):
+        federation.service.faults["Join"] = [grpc.StatusCode.UNAVAILABLE] * 2
+        connection.join(JOIN)
+    assert pauses == [0.5, 1.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.NOT_FOUND]
+)
+def test_an_answer_that_no_retry_changes_is_raised_at_once(connection, federation, pauses, code):
+    federation.service.faults["Join"] = [code]
+    with pytest.raises(ServerRefusalError, match=f"Join: the server answered {code.name}") as raised:
+        connection.join(JOIN)
+    assert raised.value.code is code
+    assert pauses == []
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED])
+def test_a_refused_identity_is_final(connection, federation, code):
+    federation.service.faults["Join"] = [code]
+    with pytest.raises(IdentityError, match=code.name):
+        connection.join(JOIN)
+
+
+def test_every_code_is_either_retried_or_final():
+    final = set(grpc.StatusCode) - RETRIED - {grpc.StatusCode.OK}
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in final
+    assert grpc.StatusCode.INVALID_ARGUMENT in final
+    assert grpc.StatusCode.UNAVAILABLE not in final
+
+
+def test_a_server_of_another_consortium_is_not_talked_to(foreign_consortium, federation, stopping, pauses):
+    channel = grpc.secure_channel(
+        federation.address,
+        channel_credentials(foreign_consortium.site(federation.address)),
+        options=CHANNEL_OPTIONS,
+    )
+    stranger = Connection(channel, stopping, pause=pauses.append)
+    with pytest.raises(IdentityError, match="certificate was not accepted"):
+        stranger.join(JOIN)
+    stranger.close()
+    assert federation.service.calls == []
+
+
+def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
+    connection, federation, make_object, tmp_path
+):
+    federation.service.base = model = make_object()
+    federation.service.chunks_before_cut["Fetch"] = [1, 2]
+    manifest = connection.have(HaveRequest("derm", model.manifest.digest)).manifest
+    incoming = ModelStore(tmp_path).receive("derm", manifest)
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+    assert b"".join(incoming.chunks()) == b"".join(model.chunks[one] for one in manifest.chunk_digests)
+    assert federation.service.calls.count("Fetch") == 3
+
+
+def test_a_restarted_agent_fetches_only_what_it_lacks(connection, federation, make_object, tmp_path):
+    federation.service.base = model = make_object()
+    first = ModelStore(tmp_path).receive("derm", model.manifest)
+    held = first.missing[0]
+    first.write(held, model.chunks[held])
+    again = ModelStore(tmp_path).receive("derm", model.manifest)
+    assert held not in again.missing
+    connection.fetch("derm", again)
+    assert again.missing == ()
+
+
+def test_a_stream_that_stands_still_is_cut_off_and_resumed(connection, federation, make_object, tmp_path):
+    federation.service.base = model = make_object()
+    federation.service.stall.add("Fetch")
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    started = time.monotonic()
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+    assert 0.9 < time.monotonic() - started < 8.0
+
+
+def test_a_forged_chunk_is_refused(connection, federation, make_object, tmp_path):
+    federation.service.base = model = make_object()
+    federation.service.swap_chunk = b"\0" * 65_536
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    with pytest.raises(IntegrityError, match="do not match"):
+        connection.fetch("derm", incoming)
+
+
+def test_a_manifest_of_another_object_is_refused(connection, federation, make_object):
+    federation.service.base = make_object(1)
+    with pytest.raises(IntegrityError, match="manifest"):
+        connection.have(HaveRequest("derm", make_object(2).manifest.digest))
+
+
+@pytest.fixture
+def spooled(tmp_path, make_object):
+    update = make_object(5)
+    key = SpoolKey("derm", 1, "a" * 64)
+    return Spool(tmp_path / "spool").seal(
+        key, update.arrays(), chunk_size=65_536, reservation="r1", steps=(), engine_state=None
+    )
+
+
+def test_a_push_over_a_breaking_link_sends_each_chunk_once(connection, federation, spooled):
+    federation.service.chunks_before_cut["Push"] = [1, 1]
+    connection.push(spooled)
+    assert federation.service.pushed_bytes == spooled.manifest.payload_bytes
+    assert set(federation.service.received) == set(spooled.manifest.chunk_digests)
+
+
+def test_a_push_of_what_the_server_has_sends_nothing(connection, federation, spooled):
+    connection.push(spooled)
+    sent = federation.service.pushed_bytes
+    connection.push(spooled)
+    assert federation.service.pushed_bytes == sent
+
+
+def test_spooled_bytes_that_changed_on_disk_are_not_sent(connection, federation, spooled):
+    payload = spooled.folder / "update.payload"
+    payload.write_bytes(b"\1" + payload.read_bytes()[1:])
+    with pytest.raises(IntegrityError, match="do not match"):
+        connection.push(spooled)
+    assert federation.service.committed == {}
+
+
+def test_a_commit_whose_answer_was_lost_is_answered_alike(connection, federation, make_object, spooled):
+    federation.service.base = make_object()
+    federation.service.faults["CommitUpdate.answer"] = [grpc.StatusCode.UNAVAILABLE]
+    connection.push(spooled)
+    request = CommitUpdateRequest("derm", 1, "a" * 64, spooled.manifest.digest, "b" * 64)
+    answer = connection.commit(request)
+    assert answer.receipt.update_digest == spooled.manifest.digest
+    assert len(federation.service.committed) == 1
+
+
+def test_a_lost_heartbeat_is_not_tried_again(connection, federation, pauses):
+    federation.service.faults["Heartbeat"] = [grpc.StatusCode.UNAVAILABLE]
+    request = HeartbeatRequest("derm", 1, SiteActivity.TRAINING, 1, 2)
+    assert connection.heartbeat(request) is None
+    answer = connection.heartbeat(request)
+    assert answer is not None
+    assert not answer.obsolete
+    assert pauses == []
+
+
+def test_standing_aside_is_said_until_it_is_heard(connection, federation):
+    federation.service.faults["Heartbeat"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    connection.stand_aside(HeartbeatRequest("derm", 0, SiteActivity.REFUSED, detail="epsilon_cap"))
+    assert federation.service.heartbeats[-1].detail == "epsilon_cap"
+
+
+def test_the_server_may_be_away_for_long_and_come_back_on_its_port(
+    consortium, federation, make_object, stopping
+):
+    federation.service.base = make_object()
+    federation.stop()
+    channel = grpc.secure_channel(
+        federation.address,
+        channel_credentials(consortium.site(federation.address)),
+        options=(*CHANNEL_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100)),
+    )
+    connection = Connection(channel, stopping, pause=lambda _seconds: time.sleep(0.1))
+    threading.Timer(0.8, federation.start).start()
+    assert connection.next_task(NextTaskRequest("derm", 0)).kind is TaskKind.TRAIN
+    assert connection.outages == 1
+    assert connection.last_outage_seconds > 0.5
+    connection.close()
+
+
+def test_a_stop_ends_a_long_wait_within_a_second(consortium, federation, stopping):
+    federation.stop()
+    channel = grpc.secure_channel(
+        federation.address, channel_credentials(consortium.site(federation.address))
+    )
+    connection = Connection(channel, stopping)
+    threading.Timer(0.3, stopping.set).start()
+    started = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        connection.join(JOIN)
+    assert time.monotonic() - started < 1.5
+    connection.close()
+
+
+def test_an_answer_that_breaks_the_contract_is_no_link_failure(connection, federation, pauses):
+    federation.service.spoiled_join = pb.JoinResponse(server_instance_id="not hexadecimal")
+    with pytest.raises(ProtocolError, match="server_instance_id"):
+        connection.join(JOIN)
+    assert pauses == []

@@ -1,0 +1,89 @@
+"""Received models: checked chunk by chunk, safetensors on disk, usable without the run."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from adpfl.errors import DataError, IntegrityError, ProtocolError
+from adpfl_client.models import ModelStore, StoredModel, tensor_names
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ModelStore(tmp_path / "models")
+
+
+def receive(store, stored_object, plan, round_number=0):
+    incoming = store.receive(plan.run, stored_object.manifest)
+    for digest in incoming.missing:
+        incoming.write(digest, stored_object.chunks[digest])
+    return store.finish(incoming, plan, round_number)
+
+
+def test_a_received_model_is_a_safetensors_file_that_knows_its_plan(store, make_object, make_plan):
+    received = receive(store, make_object(), make_plan())
+    arrays = load_file(received.path)
+    for name, expected in make_object().arrays().items():
+        np.testing.assert_array_equal(arrays[name], expected)
+    assert StoredModel.read(received.path) == received
+    assert received.plan == make_plan()
+    assert tensor_names(received.path) == ("weight", "bias")
+
+
+def test_a_model_is_found_by_its_digest_alone(store, make_object, make_plan):
+    received = receive(store, make_object(), make_plan(), 3)
+    assert store.find("derm", 3, received.digest) == received
+    assert store.find("derm", 3, "f" * 64) is None
+    assert store.find("derm", 2, received.digest) is None
+
+
+def test_nothing_appears_before_the_last_chunk(store, make_object, make_plan):
+    model = make_object()
+    incoming = store.receive("derm", model.manifest)
+    incoming.write(incoming.missing[0], model.chunks[incoming.missing[0]])
+    with pytest.raises(IntegrityError, match="still lacks"):
+        store.finish(incoming, make_plan(), 0)
+    assert not store.path("derm", 0).exists()
+
+
+def test_a_chunk_that_was_not_asked_for_is_refused(store, make_object):
+    with pytest.raises(ProtocolError, match="not asked for"):
+        store.receive("derm", make_object().manifest).write("e" * 64, b"x")
+
+
+def test_a_model_of_another_history_is_kept_beside(store, make_object, make_plan):
+    old = receive(store, make_object(1), make_plan(), 2)
+    new = receive(store, make_object(2), make_plan(), 2)
+    assert store.find("derm", 2, new.digest) == new
+    assert {model.digest for model in store.models()} == {old.digest, new.digest}
+
+
+def test_models_are_listed_by_run_and_round(store, make_object, make_plan):
+    receive(store, make_object(1), make_plan(run="second"), 0)
+    receive(store, make_object(2), make_plan(), 10)
+    receive(store, make_object(3), make_plan(), 9)
+    assert [(one.run, one.round) for one in store.models()] == [("derm", 9), ("derm", 10), ("second", 0)]
+    assert ModelStore(store.folder / "absent").models() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"])
+def test_another_file_is_no_model(tmp_path, content):
+    path = tmp_path / "round-0000.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"round-0000\.safetensors"):
+        StoredModel.read(path)
+
+
+def test_a_plan_that_breaks_a_rule_is_no_model(store, make_object, make_plan):
+    path = receive(store, make_object(), make_plan()).path
+    data = path.read_bytes()
+    broken = data.replace(b'\\"rounds\\": 2', b'\\"rounds\\": 0')
+    assert broken != data
+    path.write_bytes(broken)
+    with pytest.raises(DataError, match="rounds is 0"):
+        StoredModel.read(path)
+
+
+def test_an_absent_file_is_said(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        StoredModel.read(tmp_path / "absent.safetensors")

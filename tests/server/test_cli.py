@@ -1,0 +1,117 @@
+"""The operator's commands, as they are typed."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Run `adpfl-server ...` in an empty folder; returns the finished process."""
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "adpfl_server", *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def initialised(server, tmp_path, consortium):
+    assert server("init", "--host", "localhost").returncode == 0
+    path = tmp_path / "server.yaml"
+    consortium.write_safetensors(tmp_path / "w.safetensors", consortium.weights(0))
+    document = yaml.safe_load(path.read_text()) | {
+        "listen": "127.0.0.1:0",
+        "enroll_listen": "127.0.0.1:0",
+        "runs": [consortium.plan() | {"initial_model": "w.safetensors"}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return server
+
+
+def one_line(process, exit_code):
+    assert process.returncode == exit_code
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert process.stderr.startswith("error: ")
+    return process.stderr
+
+
+COMMANDS = ("init", "enroll", "revoke", "check-config", "init-model", "runs", "status", "export")
+
+
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS)], ids=lambda name: " ".join(name) or "daemon"
+)
+def test_help_is_quick_and_has_an_example(server, command):
+    started = time.monotonic()
+    shown = server(*command, "--help")
+    assert time.monotonic() - started < 2.0
+    assert shown.returncode == 0
+    assert "Example: adpfl-server" in shown.stdout
+
+
+def test_init_writes_a_starter_once_and_never_overwrites_keys(server, tmp_path):
+    assert "give --host" in one_line(server("init"), 2)
+    first = server("init", "--host", "fl.example.org", "--consortium", "Lesion Study")
+    assert first.returncode == 0
+    assert "fl.example.org" in first.stdout
+    key = (tmp_path / "state" / "pki" / "ca.key").read_bytes()
+    assert "never overwritten" in one_line(server("init", "--host", "fl.example.org"), 1)
+    assert (tmp_path / "state" / "pki" / "ca.key").read_bytes() == key
+
+
+def test_a_failed_init_leaves_nothing(server, tmp_path):
+    one_line(server("init", "--host", "not a host"), 2)
+    one_line(server("init", "--host", "*.example.org"), 1)
+    assert [path for path in tmp_path.iterdir() if path.name in {"server.yaml", "state"}] == []
+
+
+def test_enroll_writes_a_private_bundle(initialised, tmp_path):
+    done = initialised("enroll", "hospital1", "--output", "h1.json")
+    assert done.returncode == 0, done.stderr
+    bundle = json.loads((tmp_path / "h1.json").read_text())
+    assert bundle["site"] == "hospital1"
+    assert bundle["address"] == "localhost:7400"
+    assert (tmp_path / "h1.json").stat().st_mode & 0o077 == 0
+    assert "names hospital9" in initialised("enroll", "hospital9").stdout
+    assert "Hospital" in one_line(initialised("enroll", "Hospital 1"), 1)
+
+
+def test_check_config_says_what_would_be_served(initialised, tmp_path):
+    shown = initialised("check-config")
+    assert "demo: fl, skin_lesion, 2 rounds, 2 of 3 sites (hospital1, hospital2, hospital3)" in shown.stdout
+    (tmp_path / "w.safetensors").write_bytes(b"short")
+    assert "no safetensors file" in one_line(initialised("check-config"), 1)
+    (tmp_path / "server.yaml").write_text("listen: 1\n")
+    assert "state_dir is missing" in one_line(initialised("check-config"), 2)
+
+
+def test_questions_before_the_first_start_are_answered(initialised):
+    for command in (("runs",), ("status",), ("export", "demo", "out.safetensors")):
+        assert "start adpfl-server first" in one_line(initialised(*command), 1)
+
+
+def test_an_unknown_run_is_named(initialised):
+    assert "has no run other" in one_line(initialised("init-model", "other"), 2)
+
+
+def test_the_configuration_may_stand_before_or_after_the_subcommand(initialised, tmp_path):
+    (tmp_path / "server.yaml").rename(tmp_path / "moved.yaml")
+    for arguments in (("--config", "moved.yaml", "enroll", "a"), ("enroll", "a", "--config", "moved.yaml")):
+        assert initialised(*arguments).returncode == 0
+    assert "server.yaml" in one_line(initialised("enroll", "a"), 2)

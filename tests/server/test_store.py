@@ -1,0 +1,145 @@
+"""What the store keeps and forgets: transitions whole, past objects dropped, shared chunks kept."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from adpfl.errors import StateError
+from adpfl.federated.coordinator import new_run, step
+from adpfl.federated.run_events import AggregationDone, SiteJoined, TimePassed, Transition, UpdateArrived
+from adpfl.federated.run_plan import RunPlan
+from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
+from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.store import Store
+
+CHUNK = 65_536
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path)
+    yield opened
+    opened.close()
+
+
+def keep(store, *values):
+    """Store an object of one chunk a value."""
+    arrays = {"w": np.repeat(np.array(values, np.float32), CHUNK // 4)}
+    for chunk in iter_chunks(arrays, CHUNK):
+        store.blobs.put(sha256_hex(chunk), chunk)
+    return manifest_of_arrays(arrays, chunk_size=CHUNK)
+
+
+def create(store, consortium, manifest, **changes):
+    plan = RunPlan.model_validate(consortium.plan(rounds=5, **changes))
+    created = new_run(plan, manifest.digest, 0.0)
+    store.create_run(created, manifest, 0.0)
+    return created.state
+
+
+def advance(store, state, event, result=None):
+    moved = step(state, event, 1.0)
+    store.save(state.plan.run, moved, result=result)
+    return moved.state
+
+
+def test_a_run_comes_back_as_it_was(store, consortium):
+    state = create(store, consortium, keep(store, 1.0))
+    assert store.state("demo") == state
+    state = advance(store, state, SiteJoined("hospital1", "0" * 32, 10))
+    assert store.state("demo") == state
+    record = store.record("demo")
+    assert [entry.kind for entry in record.timeline] == ["run_created", "site_joined"]
+    assert record.training_patients == {"hospital1": 10}
+
+
+def test_a_transition_and_the_rows_beside_it_are_one(store, consortium):
+    state = create(store, consortium, keep(store, 1.0))
+    moved = step(state, SiteJoined("hospital1", "0" * 32, 10), 1.0)
+
+    def fail(connection):
+        raise sqlite3.OperationalError("disk full")
+
+    with pytest.raises(sqlite3.OperationalError):
+        store.save("demo", moved, also=fail)
+    assert store.state("demo") == state
+    assert len(store.record("demo").timeline) == 1
+
+
+def test_an_unknown_run_is_named(store):
+    with pytest.raises(StateError, match="no run other"):
+        store.state("other")
+
+
+def play_round(store, state, update, result, number):
+    for site in ("hospital1", "hospital2"):
+        store.add_offer("demo", number, site, update, 0.0)
+        state = advance(store, state, UpdateArrived(site, number, state.model_digest, update.digest))
+    state = advance(store, state, SiteJoined("hospital3", f"{number:032x}", 10))
+    state = step(state, TimePassed(), 1e9).state
+    state = advance(store, state, AggregationDone(number, result.digest), result)
+    store.drop_past("demo", number)
+    return state
+
+
+def test_past_rounds_are_forgotten_and_shared_chunks_kept(store, consortium):
+    initial, shared = keep(store, 1.0), 100.0
+    state = create(store, consortium, initial)
+    for number, site in enumerate(("hospital1", "hospital2")):
+        state = advance(store, state, SiteJoined(site, f"{number}" * 32, 10))
+    other = keep(store, shared, 7.0)
+    create(store, consortium, other, run="other")
+
+    update, first = keep(store, 2.0, shared), keep(store, 3.0)
+    state = play_round(store, state, update, first, 1)
+    assert store.manifest(update.digest) is None
+    assert store.offered("demo", 1, "hospital1", update.digest) is None
+    assert not store.blobs.has(update.chunk_digests[0])
+    assert store.blobs.has(update.chunk_digests[1])  # the other run's model names it too
+    assert store.missing(other) == ()
+    assert store.missing(initial) == ()  # the newest two models stay
+
+    second = keep(store, 4.0)
+    play_round(store, state, keep(store, 5.0), second, 2)
+    assert store.manifest(initial.digest) is None
+    assert not store.blobs.has(initial.chunk_digests[0])
+    assert store.missing(first) == store.missing(second) == ()
+    # What is forgotten is still known by name, so that a late commit's base can be checked.
+    assert store.model_digest("demo", 0) == initial.digest
+
+
+def test_a_sweep_removes_only_what_no_object_names(store, consortium):
+    manifest = keep(store, 1.0)
+    create(store, consortium, manifest)
+    orphan = keep(store, 9.0)
+    store.sweep()
+    assert store.missing(manifest) == ()
+    assert store.missing(orphan) == orphan.chunk_digests
+
+
+def test_offers_are_bounded_and_repeatable(store, consortium):
+    create(store, consortium, keep(store, 1.0))
+    offers = [keep(store, 10.0 + number) for number in range(5)]
+    for manifest in [*offers[:4], offers[0]]:
+        store.add_offer("demo", 1, "hospital1", manifest, 0.0)
+    with pytest.raises(CallRefusedError) as refusal:
+        store.add_offer("demo", 1, "hospital1", offers[4], 0.0)
+    assert refusal.value.code is Code.RESOURCE_EXHAUSTED
+    store.add_offer("demo", 1, "hospital2", offers[4], 0.0)
+    assert store.offered("demo", 1, "hospital2", offers[0].digest) is None
+
+
+def test_a_refused_declaration_keeps_nothing(store):
+    store.declare("hospital1", {"skin": 10}, 0.0)
+    with pytest.raises(CallRefusedError):
+        store.declare("hospital1", {"kidney": 5, "skin": 11}, 0.0)
+    store.declare("hospital1", {"kidney": 6, "skin": 10}, 0.0)
+
+
+def test_state_of_another_version_is_refused(store, consortium):
+    state = create(store, consortium, keep(store, 1.0))
+    store.save("demo", Transition(state))
+    store.connection.execute("UPDATE runs SET state_json = json_set(state_json, '$.schema_version', 9)")
+    with pytest.raises(StateError, match="cannot be read by this version"):
+        store.state("demo")
