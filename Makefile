@@ -47,11 +47,11 @@ install: $(VENV)/.installed ## Install adpfl and its locked dependencies into VE
 dev: $(VENV)/.installed-dev ## Install what developing needs as well
 
 .PHONY: demo
-demo: install ## Three hospitals train over TLS on this machine; DATA=DIR for an ISIC folder, ARM=fl|dp-fl|adp-fl
+demo: install ## Three hospitals train over TLS on this machine; DATA=DIR for an ISIC folder, ARM=fl|dp-fl|adp-fl|rigorous
 	$(BIN)/adpfl demo --arm $(ARM) --output $(OUTPUT) $(if $(DATA),--data $(DATA)) $(DEMO_OPTIONS)
 
 .PHONY: test
-test: dev ## Run the tests (about five minutes on two cores)
+test: dev ## Run the tests
 	$(BIN)/python -m pytest -m "not full" -n $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: test-full

@@ -1,13 +1,31 @@
-"""What the commands share: one line for an error, the right exit code, a traceback only with --debug."""
+"""What the commands share: one line for an error, the right exit code, --debug and --version."""
 
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Annotated
 
+import typer
+
+from adpfl import __version__
 from adpfl.errors import AdpflError
 
 DEBUG_VARIABLE = "ADPFL_DEBUG"
+
+
+def show_version(wanted: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
+    """Print the version and end, where it is asked for."""
+    if wanted:
+        typer.echo(f"adpfl {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end."),
+]
+"""The option `--version` of each of the commands; the parameter's default is False."""
 
 
 def run_command(app: Callable[[], object]) -> None:

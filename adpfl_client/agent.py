@@ -1,15 +1,18 @@
 """The agent's loop: join, take the next task of each run, do it, until every run is over or SIGTERM comes."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from math import isinf
 from typing import Literal
 
 import structlog
 
 from adpfl import __version__
-from adpfl.errors import AdpflError, BudgetError, ConfigError, IdentityError
+from adpfl.errors import AdpflError, BudgetError, ConfigError, IdentityError, StorageError
+from adpfl.wire import limits
 from adpfl.wire.messages import (
     HeartbeatRequest,
     JoinRequest,
@@ -20,22 +23,26 @@ from adpfl.wire.messages import (
     SiteActivity,
     TaskKind,
 )
+from adpfl.wire.receipts import SignedReceipt
 from adpfl_client import scoring
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
+from adpfl_client.guard import RunCost
 from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
 from adpfl_client.local_site import Site
+from adpfl_client.public_reason import public_reason
+from adpfl_client.receipts import check_newest
 from adpfl_client.round_work import do_round, fetch_model, settle_other_tasks
 from adpfl_client.site_record import read_record
 
 LONG_POLL_SECONDS = 20
 """Shared by the runs under way: while one is asked about, the others wait."""
 IDLE_SECONDS = 30.0
-"""Between two looks for new runs when none is under way."""
+"""Between two looks for new runs, whether or not one is under way."""
 REFUSALS_IN_A_ROW = 10
 """So often may the server contradict what it asked for before the run is given up here."""
 REFUSAL_PAUSE_SECONDS = 3.0
-DETAIL_CHARACTERS = 500
+SHORTEST_WAIT_SECONDS = 0.2
 
 Status = Literal["finished", "failed", "refused"]
 log = structlog.get_logger()
@@ -54,7 +61,12 @@ class Agent:
     """One process of a site's agent."""
 
     def __init__(
-        self, site: Site, *, instance_id: str, pause: Callable[[float], object] | None = None
+        self,
+        site: Site,
+        *,
+        instance_id: str,
+        pause: Callable[[float], object] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take over a site's working parts.
 
@@ -62,15 +74,19 @@ class Agent:
             site: with its link open.
             instance_id: random for each start; 32 hexadecimal digits.
             pause: waits so many seconds or until the site is stopping; tests put their own here.
+            monotonic: a clock in seconds that never runs backwards.
         """
         self._site = site
         self._instance_id = instance_id
         self._pause = pause or site.stopping.wait
+        self._monotonic = monotonic
+        self._join_due = monotonic()
         self._runs: dict[str, LocalRun] = {}
         self._outcomes: dict[str, RunOutcome] = {}
         self._refusals: dict[str, int] = {}
         self._stood_aside: dict[str, str] = {}
         self._server_instance: str | None = None
+        self._ledger_is_newest = False
         self._outages_seen = 0
 
     def work(self, *, until_finished: bool) -> list[RunOutcome]:
@@ -83,6 +99,8 @@ class Agent:
         Raises:
             ConfigError: with `until_finished`, the server has no run that names this site.
             IdentityError: the server does not accept this site, or is not the one it says.
+            IntegrityError: a signed receipt shows that the ledger was rolled back; nothing was spent.
+            StorageError: the local disk refuses; no run can go on.
             StopRequestedError: the agent was asked to stop.
         """
         try:
@@ -98,6 +116,8 @@ class Agent:
             if self._site.connection.outages > self._outages_seen:
                 self._note_outage()
                 self._join()
+            elif self._monotonic() >= self._join_due:
+                self._join()  # a run that was created meanwhile must not wait for the others to end
             if self._runs:
                 for name in list(self._runs):
                     self._advance(name, max(1, LONG_POLL_SECONDS // len(self._runs)))
@@ -110,6 +130,7 @@ class Agent:
                 self._join()
 
     def _join(self) -> None:
+        self._join_due = self._monotonic() + IDLE_SECONDS
         answer = self._site.connection.join(
             JoinRequest(
                 site=self._site.name,
@@ -125,11 +146,24 @@ class Agent:
             for run in self._runs.values():
                 run.recorder.note("server_restarted")
         self._server_instance = answer.server_instance_id
+        if not self._ledger_is_newest:
+            self._check_ledger(answer.newest_receipt)
         for offer in answer.runs:
             if offer.run in self._stood_aside and offer.status in {RunStatus.WAITING, RunStatus.RUNNING}:
-                self._tell_refusal(offer.run)  # joining has taken the refusal back
+                self._tell_refusal(offer.run)  # a server restored from a backup has forgotten it
             elif offer.run not in self._runs and offer.run not in self._outcomes:
                 self._guarded(offer.run, partial(self._open, offer))
+
+    def _check_ledger(self, from_server: SignedReceipt | None) -> None:
+        """Once, before any spend: a ledger that is open cannot be put back unseen (`LedgerStore`)."""
+        check_newest(
+            self._site.ledger,
+            self._site.config.state_dir,
+            site=self._site.name,
+            certificate=self._site.identity.server_certificate,
+            from_server=from_server,
+        )
+        self._ledger_is_newest = True
 
     def _open(self, offer: RunOffer) -> None:
         record = read_record(self._site.run_folder(offer.run))
@@ -142,6 +176,8 @@ class Agent:
         cost = approve(self._site, run)
         for line in cost.lines():
             log.info("cost of the run", run=run.name, cost=line)
+        if isinf(cost.at_policy.epsilon):
+            _say_unbounded(run, cost)
         log.info("run joined", run=run.name, arm=plan.arm, plan_digest=run.plan_digest)
 
     def _advance(self, name: str, wait_seconds: int) -> None:
@@ -151,7 +187,8 @@ class Agent:
         task = self._site.connection.next_task(NextTaskRequest(run.name, wait_seconds))
         match task.kind:
             case TaskKind.WAIT:
-                self._wait(max(0.2, task.wait_hint_seconds))
+                # The hint is the server's: unbounded, it could put this site to sleep for years.
+                self._wait(min(max(SHORTEST_WAIT_SECONDS, task.wait_hint_seconds), limits.WAIT_SECONDS))
             case TaskKind.TRAIN:
                 self._train(run, task)
             case TaskKind.FINISHED:
@@ -194,20 +231,28 @@ class Agent:
         log.info("run ended", run=name, status=status, summary=summary)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        """Do a step of one run; what goes wrong in it ends that run alone."""
+        """Do a step of one run; what goes wrong in it ends that run alone.
+
+        The exceptions are an identity that the server does not accept and a disk that refuses: no run can go
+        on, and what is on the disk must stay as it is for the next start.
+        """
         try:
             work()
-        except IdentityError:
-            raise  # no run of this server can go on
+        except (IdentityError, StorageError):
+            raise
         except ServerRefusalError as error:
             self._contradicted(name, error)
         except (BudgetError, ConfigError) as error:
-            self._stand_aside(name, str(error))
+            self._stand_aside(name, error)
             self._end(name, "refused", f"refused: {error}")
         except AdpflError as error:
-            # The message may name local files: the server learns the kind of error only.
-            self._stand_aside(name, f"the site stopped: {type(error).__name__}; its own log says more")
+            self._stand_aside(name, error)
             self._end(name, "failed", f"failed: {error}")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StorageError(
+                f"run {name}: a local file cannot be used: {reason}: {error.filename}"
+            ) from error
 
     def _contradicted(self, name: str, error: ServerRefusalError) -> None:
         """The run's state moved on between question and answer; ask again, but not for ever."""
@@ -220,8 +265,8 @@ class Agent:
             self._runs[name].recorder.note("refused_by_server", detail=str(error))
         self._wait(REFUSAL_PAUSE_SECONDS)
 
-    def _stand_aside(self, name: str, detail: str) -> None:
-        self._stood_aside[name] = detail[:DETAIL_CHARACTERS]
+    def _stand_aside(self, name: str, error: AdpflError) -> None:
+        self._stood_aside[name] = public_reason(error)
         self._tell_refusal(name)
 
     def _tell_refusal(self, name: str) -> None:
@@ -239,3 +284,14 @@ class Agent:
         self._pause(seconds)
         if self._site.stopping.is_set():
             raise StopRequestedError
+
+
+def _say_unbounded(run: LocalRun, cost: RunCost) -> None:
+    """Say aloud, and once on the record, that no finite guarantee holds for a run that the policy lets in."""
+    mode = run.plan.privacy.mode
+    event = "unsafe run: no clipping and no noise" if mode == "none" else "run has no finite guarantee"
+    log.warning(event, run=run.name, mode=mode, epsilon="inf", why=cost.guarantee.caveats[0])
+    accepted = cost.accepted_unbounded
+    told = any(event.kind == "unbounded_accepted" for event in run.recorder.record.timeline)
+    if accepted is not None and not told:
+        run.recorder.note("unbounded_accepted", detail=f"{accepted.reason} (accepted by {accepted.by})")

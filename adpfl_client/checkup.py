@@ -1,18 +1,23 @@
 """`adpfl-client check`: everything that a run will need, tried one after the other, changing nothing."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adpfl.errors import AdpflError, IdentityError
+from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.messages import NextTaskRequest
 from adpfl_client.config import SiteConfig, TaskDataConfig
 from adpfl_client.enrollment import load_site_identity
-from adpfl_client.ledger_store import DATABASE_NAME, LedgerStore
+from adpfl_client.ledger_files import RECEIPT_NAME, has_traces
+from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.receipts import kept_receipt, require_contained
 from adpfl_client.running import open_channel
 from adpfl_client.site_data import load_site_data
 
@@ -72,24 +77,30 @@ def _identity(config: SiteConfig) -> str:
 
 
 def _ledger(config: SiteConfig) -> str:
-    if not (config.state_dir / DATABASE_NAME).exists():
+    if not has_traces(config.state_dir):
         return "none yet: nothing has been spent"
     with LedgerStore.open(config.state_dir, time.time()) as ledger:
         entries = ledger.verify().entries
+        kept = kept_receipt(config.state_dir)
+        if kept is not None:
+            require_contained(ledger, kept.unverified(), holder=f"{RECEIPT_NAME} holds")
         spent = ledger.spent(config.policy.data_set_id, delta=config.policy.delta)
     return f"{entries} entries, unbroken; epsilon spent {spent.epsilon:.4g} of {config.policy.epsilon_cap:g}"
 
 
 def _server(config: SiteConfig) -> str:
+    """Make a call that the server answers to enrolled sites alone: a revoked one gets as far as TLS."""
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
     channel = open_channel(identity)
+    stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
+    # No run has this name, so the answer changes nothing: a task asked of a run would make the site ready.
+    asked = NextTaskRequest(f"check-{secrets.token_hex(16)}", wait_seconds=0)
     try:
-        health = health_pb2_grpc.HealthStub(channel)
-        health.Check(health_pb2.HealthCheckRequest(), timeout=SERVER_SECONDS, wait_for_ready=False)
+        stub.NextTask(asked.to_wire(), timeout=SERVER_SECONDS, wait_for_ready=False)
     except grpc.RpcError as error:
         code, details = error.code(), " ".join((error.details() or "no details").split())
-        if code is not grpc.StatusCode.UNIMPLEMENTED:
+        if code is not grpc.StatusCode.NOT_FOUND:
             raise IdentityError(f"{identity.address}: {code.name}: {details}") from error
     finally:
         channel.close()
-    return f"{identity.address} answers over mutual TLS"
+    return f"{identity.address} answers over mutual TLS and admits {identity.site}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adpfl.commandline import run_command
+from adpfl.commandline import VersionOption, run_command
 
 if TYPE_CHECKING:
     from adpfl_client.config import SiteConfig
@@ -49,6 +49,8 @@ class _Where:
 @app.callback(invoke_without_command=True)
 def agent(
     context: typer.Context,
+    *,
+    version: VersionOption = False,  # noqa: ARG001 - the option's callback answers and ends
     site: SiteOption = None,
     config: ConfigOption = None,
     until_finished: Annotated[
@@ -121,8 +123,8 @@ def enroll(
 def check(context: typer.Context, site: SiteOption = None, config: ConfigOption = None) -> None:
     """Try everything that a run will need; one line each.
 
-    Configuration, data, policy, identity, ledger, and the way to the server. Changes nothing. Exit code 1
-    when a line says failed.
+    Configuration, data, policy, identity, ledger, and a call to the server, which takes it for a sign of
+    life. Changes nothing. Exit code 1 when a line says failed.
 
     Example: adpfl-client check --site hospital1
     """
@@ -142,11 +144,14 @@ def check(context: typer.Context, site: SiteOption = None, config: ConfigOption 
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A site's configuration file.")],
 ) -> None:
-    """Say what is wrong with a configuration file.
+    """Say what is wrong with a configuration file, unknown tasks included.
 
     Example: adpfl-client check-config sites/hospital1.yaml
     """
     settings = _load_from(_Where(None, file))
+    from adpfl_client.config import require_known_tasks
+
+    require_known_tasks(settings, source=str(file))
     typer.echo(f"{file}: ok, site {settings.site}, data for {', '.join(sorted(settings.data))}")
 
 
@@ -205,8 +210,10 @@ def verify(
 ) -> None:
     """Check the ledger: edits, cuts and rollbacks show. Or check a signed statement.
 
-    Recomputes the ledger's chain and checks the server's signature on every receipt. A statement needs its
-    file and a certificate, and nothing else of this site.
+    Recomputes the ledger's chain, checks the server's signature on every receipt, and that the ledger
+    contains every state that was signed for, the newest one kept beside it (ledger.receipt) included. A copy
+    of all these files that is older than the newest receipt shows at the agent's next start, from the
+    server's memory. A statement needs its file and a certificate, and nothing else of this site.
 
     Example: adpfl-client verify --site hospital1
     """
@@ -240,8 +247,8 @@ def exclude(
     context: typer.Context,
     *,
     patient: Annotated[str, typer.Argument(metavar="PATIENT", help="As the data folder names the patient.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; without the patient's name.")],
-    by: Annotated[str, typer.Option("--by", help="Who decided.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; without the patient's name.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who decided.")],
     site: SiteOption = None,
     config: ConfigOption = None,
     not_in_data: Annotated[
@@ -250,8 +257,10 @@ def exclude(
 ) -> None:
     """Exclude a patient who withdrew consent, from the next round on.
 
-    Logged in the ledger under a keyed fingerprint, never the name. The declared number of patients stays: the
-    place is left empty. Delete the images only when no run under way declared the patient.
+    There is no way back, and a repeat changes nothing. What was released before stays released and charged.
+    The ledger records a keyed fingerprint, the reason and who decided; never the patient's name. The declared
+    number of patients stays, and the patient's place in it is left empty, so keep the images until every run
+    under way that declared the patient is over; then delete them.
 
     Example: adpfl-client exclude ISIC_0012345 --reason "consent withdrawn" --by "Dr. Example"
     """
@@ -269,7 +278,10 @@ def approve(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="As the server names it.")],
     by: Annotated[
-        str | None, typer.Option("--by", help="Who consents; without it the cost is shown and nothing done.")
+        str | None,
+        typer.Option(
+            "--by", metavar="NAME", help="Who consents; without it the cost is shown and nothing done."
+        ),
     ] = None,
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="HEX", help="Consent to this very plan only.")
@@ -277,10 +289,13 @@ def approve(
     site: SiteOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show the whole cost of a run, and with --by consent to it.
+    """Show the whole cost of a run; with --by, consent to it.
 
-    Needed where the policy says `require_approval: true`. The consent is to one plan, by its digest, and is
-    recorded in the ledger.
+    Needed where the policy says `require_approval: true`: the agent then shows the cost, refuses the run, and
+    joins it at its next start after the approval. The consent is to one plan, by its digest, and stands in
+    the ledger; a changed plan needs another. It lifts no other rule of the policy.
+
+    Example: adpfl-client approve derm --site hospital1
 
     Example: adpfl-client approve derm --site hospital1 --by "Dr. Example"
     """
@@ -297,12 +312,16 @@ def approve(
 @app.command("acknowledge-clock")
 def acknowledge_clock(
     context: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why the clock ran backwards.")],
-    by: Annotated[str, typer.Option("--by", help="Who looked into it.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why the clock ran backwards.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who looked into it.")],
     site: SiteOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Accept, on the record, that this machine's clock ran backwards; until then the ledger spends nothing.
+    """Accept, on the record, that this machine's clock ran backwards.
+
+    While the clock is more than five minutes behind the ledger's latest entry, nothing is spent and every run
+    is refused. Set the clock right first. Where it was the earlier times that were wrong, this
+    command lets the ledger count times from now on; the reason and who looked into it stand in the ledger.
 
     Example: adpfl-client acknowledge-clock --reason "time server was wrong" --by "Dr. Example"
     """

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from adpfl.config import FrozenModel, Name, load_yaml
 from adpfl.errors import ConfigError
+from adpfl.tasks.registry import known_tasks
 from adpfl_client.guard import SitePolicy
 
 SEARCHED_FOLDERS = (Path("sites"), Path("/etc/adpfl/sites"))
@@ -84,6 +85,23 @@ def find_site_config(site: str | None, config: Path | None) -> Path:
             return candidate
     places = " or ".join(str(candidate) for candidate in candidates)
     raise ConfigError(f"--site is {site}; there is no {places}; name the file by --config")
+
+
+def require_known_tasks(config: SiteConfig, *, source: str) -> None:
+    """Refuse names of tasks that no installed package registers.
+
+    Args:
+        config: the site's.
+        source: the file, for the error.
+
+    Raises:
+        ConfigError: `data` or `policy.allowed_tasks` names one.
+    """
+    known = known_tasks()
+    for key, names in (("data", sorted(config.data)), ("policy.allowed_tasks", config.policy.allowed_tasks)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{source}: {key} names task {name}; must be one of: {', '.join(known)}")
 
 
 def load_site_config(site: str | None, config: Path | None) -> SiteConfig:

@@ -2,6 +2,9 @@
 
 A rename replaces a name atomically, but only what has reached the disk before it is safe: the file is flushed
 first and the folder that holds the name afterwards.
+
+What is written here fails with the system's own `OSError`; the keepers of the files turn it into one line by
+`storing`, which names what could not be stored.
 """
 
 import os
@@ -11,13 +14,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from adpfl.security.private_files import sync_folder
+from adpfl.errors import StorageError
+from adpfl.security.private_files import PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, sync_folder
 
 PARTIAL_SUFFIX = ".partial"
 """Marks what was being written when a process died; never read as if it were whole."""
 
-PRIVATE_FILE_MODE = 0o600
-PRIVATE_FOLDER_MODE = 0o700
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn a disk that refuses (full, read-only, failing) into one line; block or decorator.
+
+    Args:
+        what: what is stored, by its role: "the record of the run".
+
+    Raises:
+        StorageError: names the role, the file and the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise StorageError(
+            f"{what}: the disk refuses: {error.strerror or error}{where}; nothing that needed it was sent, "
+            "and what was reserved stays charged"
+        ) from error
 
 
 def make_private_folder(path: Path) -> Path:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from adpfl.errors import StateError
 from adpfl.privacy.engine import EngineState
-from adpfl_client.durable import write_bytes
+from adpfl_client.durable import storing, write_bytes
 from adpfl_client.spool import SpoolEntry
 
 ENGINE_STATE_FILE = "engine_state.json"
@@ -24,6 +24,7 @@ def keep_engine_state(folder: Path, entry: SpoolEntry) -> None:
 
     Raises:
         StateError: what is kept already cannot be read.
+        StorageError: the disk refuses.
     """
     kept = _read(folder)
     if kept is not None and kept["update_digest"] == entry.update_digest:
@@ -33,7 +34,8 @@ def keep_engine_state(folder: Path, entry: SpoolEntry) -> None:
         "state": entry.engine_state,
         "update_digest": entry.update_digest,
     }
-    write_bytes(folder / ENGINE_STATE_FILE, json.dumps(document).encode())
+    with storing("the privacy engine's state"):
+        write_bytes(folder / ENGINE_STATE_FILE, json.dumps(document).encode())
 
 
 def read_engine_state(folder: Path) -> EngineState | None:

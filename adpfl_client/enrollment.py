@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import StringConstraints
 
 from adpfl.config import FrozenModel, Name, parse
-from adpfl.errors import ConfigError, IdentityError
+from adpfl.errors import ConfigError, IdentityError, ProtocolError
 from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
 from adpfl.security.certificates import create_request, new_key, to_pem
 from adpfl.security.identity import (
@@ -43,7 +43,8 @@ from adpfl.security.private_files import (
     write_new,
 )
 from adpfl.security.tls import ENROLLMENT_CHANNEL_OPTIONS, enrollment_channel_credentials
-from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc
+from adpfl.wire.messages import EnrollRequest, EnrollResponse
 
 IDENTITY_FOLDER = "identity"
 PENDING_FOLDER = "identity.pending"
@@ -214,16 +215,18 @@ def _ask_for_certificate(
     bundle: EnrollmentBundle, authority: x509.Certificate, request: bytes
 ) -> x509.Certificate:
     credentials = enrollment_channel_credentials(authority)
-    message = federation_pb2.EnrollRequest(
-        site=bundle.site, token=bundle.token.get_secret_value(), certificate_signing_request=request
-    )
-    with grpc.secure_channel(bundle.enroll_address, credentials, ENROLLMENT_CHANNEL_OPTIONS) as channel:
-        try:
+    where = bundle.enroll_address
+    try:
+        asked = EnrollRequest(bundle.site, bundle.token.get_secret_value(), request)
+        with grpc.secure_channel(where, credentials, ENROLLMENT_CHANNEL_OPTIONS) as channel:
             stub = federation_pb2_grpc.EnrollmentStub(channel)  # type: ignore[no-untyped-call]
-            response = stub.Enroll(message, timeout=ENROLL_TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
-            raise IdentityError(_explain(error, bundle)) from error
-    return load_certificate(response.certificate_chain, what=f"answer of {bundle.enroll_address}")
+            message = stub.Enroll(asked.to_wire(), timeout=ENROLL_TIMEOUT_SECONDS)
+        answer = EnrollResponse.from_wire(message)
+    except grpc.RpcError as error:
+        raise IdentityError(_explain(error, bundle)) from error
+    except ProtocolError as error:
+        raise IdentityError(f"enrolment at {where}: {error}") from error
+    return load_certificate(answer.certificate_chain, what=f"answer of {where}")
 
 
 def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:

@@ -234,7 +234,8 @@ def require_approval(cost: RunCost, policy: SitePolicy, approved: Collection[str
     if cost.plan_digest not in approved:
         raise BudgetError(
             f"run {cost.run} awaits approval of plan {cost.plan_digest} by: adpfl-client approve {cost.run}; "
-            f"{cost.lines()[1]}"
+            f"{cost.lines()[1]}",
+            rule="policy.approved_plans",
         )
 
 
@@ -249,7 +250,8 @@ def require_records(plan: RunPlan, most_records: int) -> None:
     if most_records > plan.privacy.records_per_patient:
         raise ConfigError(
             f"run {plan.run}: privacy.records_per_patient is {plan.privacy.records_per_patient}; "
-            f"a patient here has {most_records}"
+            f"a patient here has {most_records}",
+            rule="plan.unit",
         )
 
 
@@ -262,7 +264,8 @@ def require_participants(plan: RunPlan, policy: SitePolicy, participants: int) -
     if participants < policy.minimum_patients:
         raise ConfigError(
             f"run {plan.run}: would train on {participants} patients; policy.minimum_patients is "
-            f"{policy.minimum_patients}"
+            f"{policy.minimum_patients}",
+            rule="policy.minimum_patients",
         )
 
 
@@ -310,18 +313,23 @@ def _require_allowed(
     plan: RunPlan, policy: SitePolicy, *, site: str, training_patients: int, unit_count: int
 ) -> None:
     if site not in plan.cohort.sites:
-        raise ConfigError(f"run {plan.run}: cohort.sites does not name {site}")
+        raise ConfigError(f"run {plan.run}: cohort.sites does not name {site}", rule="plan.cohort")
     if plan.task not in policy.allowed_tasks:
         allowed = ", ".join(policy.allowed_tasks)
-        raise ConfigError(f"run {plan.run}: task is {plan.task}; policy.allowed_tasks is {allowed}")
+        raise ConfigError(
+            f"run {plan.run}: task is {plan.task}; policy.allowed_tasks is {allowed}",
+            rule="policy.allowed_tasks",
+        )
     if plan.rounds > policy.maximum_rounds:
         raise ConfigError(
-            f"run {plan.run}: rounds is {plan.rounds}; policy.maximum_rounds is {policy.maximum_rounds}"
+            f"run {plan.run}: rounds is {plan.rounds}; policy.maximum_rounds is {policy.maximum_rounds}",
+            rule="policy.maximum_rounds",
         )
     if plan.privacy.unit == "patient" and unit_count != training_patients:
         raise ConfigError(
             f"run {plan.run}: has {unit_count} units for {training_patients} patients; privacy.unit is "
-            "patient, which means one each"
+            "patient, which means one each",
+            rule="plan.unit",
         )
 
 
@@ -331,14 +339,16 @@ def _require_affordable(cost: RunCost) -> None:
             why = cost.guarantee.caveats[0]
             raise BudgetError(
                 f"run {cost.run} has no finite guarantee ({why}); policy.accept_unbounded must name it with "
-                "a reason and who accepts it"
+                "a reason and who accepts it",
+                rule="policy.accept_unbounded",
             )
         return
     if cost.at_policy.epsilon > cost.epsilon_cap:
         raise BudgetError(
             f"run {cost.run} would cost epsilon {cost.at_policy.epsilon:.4g} at delta "
             f"{cost.at_policy.delta:g} in {cost.guarantee.steps} steps; policy.epsilon_cap is "
-            f"{cost.epsilon_cap:g}"
+            f"{cost.epsilon_cap:g}",
+            rule="policy.epsilon_cap",
         )
 
 

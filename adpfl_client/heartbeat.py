@@ -1,6 +1,7 @@
 """Tells the server every few seconds that this site is alive and how far it is, while the main thread works.
 
-What it says is public by the plan: the round, the kind of work, local steps done. Never a figure of the data.
+What it says is public by the plan: the round, the kind of work and, where the steps' sizes are public too,
+local steps done. Never a figure of the data.
 """
 
 import threading

@@ -1,41 +1,22 @@
 """Whether the ledger can be believed: its chain, and the server's signature under every head it was shown."""
 
-import json
 import time
 from datetime import UTC, datetime
-from typing import Any
 
-from adpfl.config import FrozenModel, parse
 from adpfl.errors import IntegrityError, StateError
 from adpfl.privacy.ledger import Reservation
-from adpfl.wire.receipts import Receipt, verify_receipt
 from adpfl_client.config import SiteConfig
 from adpfl_client.enrollment import load_site_identity
-from adpfl_client.ledger_store import DATABASE_NAME, LedgerStore
-
-
-class StoredReceipt(FrozenModel):
-    """A server's receipt as the ledger keeps it."""
-
-    receipt: dict[str, Any]
-    signature: str
-    """DER, hexadecimal."""
-
-    def verified(self, certificate: Any) -> Receipt:
-        """The receipt, if the server's key signed it.
-
-        Raises:
-            IdentityError: the signature is not the server's.
-            IntegrityError: what is stored is no receipt.
-        """
-        text = json.dumps(self.receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        receipt = Receipt.from_canonical_json(text.encode())
-        verify_receipt(receipt, bytes.fromhex(self.signature), certificate)
-        return receipt
+from adpfl_client.ledger_files import RECEIPT_NAME, has_traces
+from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.receipts import StoredReceipt, kept_receipt, read_stored, require_contained
 
 
 def verify_ledger(config: SiteConfig) -> str:
     """Check the chain, every receipt's signature, and that each head that was signed stands in the chain.
+
+    The newest receipt is kept outside the database too, in `ledger.receipt`, and is compared like the others.
+    What needs the server (its own memory of the newest receipt) the agent compares at its start.
 
     Raises:
         StateError: there is no ledger yet.
@@ -55,9 +36,13 @@ def verify_ledger(config: SiteConfig) -> str:
                     f"ledger: the receipt of run {reservation.run}, round {reservation.round_number} is for "
                     "another update than its row was sealed with"
                 )
-            ledger.verify(bytes.fromhex(receipt.ledger_head))
+            require_contained(ledger, receipt, holder="the ledger holds")
             receipts += 1
-    return f"ok: {entries} entries, unbroken; {receipts} receipts, each signed by the server"
+        kept = kept_receipt(config.state_dir)
+        if kept is not None:
+            require_contained(ledger, kept.verified(certificate), holder=f"{RECEIPT_NAME} holds")
+    outside = f"{RECEIPT_NAME} agrees" if kept is not None else f"there is no {RECEIPT_NAME} to compare with"
+    return f"ok: {entries} entries, unbroken; {receipts} receipts, each signed by the server; {outside}"
 
 
 def read_receipt(reservation: Reservation) -> StoredReceipt:
@@ -67,10 +52,7 @@ def read_receipt(reservation: Reservation) -> StoredReceipt:
         IntegrityError: what is stored is no receipt.
     """
     source = f"receipt of run {reservation.run}, round {reservation.round_number}"
-    try:
-        return parse(json.loads(reservation.receipt_json or ""), StoredReceipt, source=source)
-    except ValueError as error:
-        raise IntegrityError(f"{source}: is not JSON") from error
+    return read_stored(reservation.receipt_json or "", source=source)
 
 
 def open_ledger(config: SiteConfig) -> LedgerStore:
@@ -78,8 +60,8 @@ def open_ledger(config: SiteConfig) -> LedgerStore:
 
     Raises:
         StateError: there is no ledger yet.
-        IntegrityError: the ledger was edited, cut or rolled back.
+        IntegrityError: the ledger was edited, cut, rolled back or removed.
     """
-    if not (config.state_dir / DATABASE_NAME).exists():
+    if not has_traces(config.state_dir):
         raise StateError(f"{config.state_dir}: has no ledger yet; nothing has been spent")
     return LedgerStore.open(config.state_dir, time.time())

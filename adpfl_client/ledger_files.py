@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from adpfl.errors import IdentityError, IntegrityError, PrivacyError
+from adpfl.errors import IdentityError, IntegrityError, StorageError
 from adpfl.privacy.ledger_chain import GENESIS, KEY_BYTES, Entry
 from adpfl.security.private_files import PRIVATE_FILE_MODE, read_private
 from adpfl_client.durable import new_file, write_bytes
@@ -22,12 +22,16 @@ from adpfl_client.durable import new_file, write_bytes
 DATABASE_NAME: Final = "ledger.sqlite"
 KEY_NAME: Final = "ledger.key"
 HEAD_NAME: Final = "ledger.head"
+RECEIPT_NAME: Final = "ledger.receipt"
+"""The server's newest receipt, which names a head that the ledger must contain."""
 
 RECORDED_RUNS: Final = "runs"
 """The folder in which the agent keeps the records of its runs, one folder each."""
 
 LOCK_WAIT_SECONDS: Final = 30.0
 _LOCK_POLL_SECONDS: Final = 0.02
+
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _TABLE: Final = """CREATE TABLE entries (
     sequence INTEGER PRIMARY KEY,
@@ -101,11 +105,12 @@ class LedgerFiles:
 
     def _require_no_history(self) -> None:
         """Refuse to begin anew where runs have left records: a run is recorded after the ledger was made."""
-        recorded = sorted(self.folder.glob(f"{RECORDED_RUNS}/*"))
+        recorded = _traces_of_spending(self.folder)
         if recorded:
+            trace = recorded[0].relative_to(self.folder)
             raise IntegrityError(
-                f"{self.head}: names no entry, but {RECORDED_RUNS}/{recorded[0].name} is the record of a "
-                "run; the ledger was removed: restore it from the backup"
+                f"{self.head}: names no entry, but {trace} is the record of an earlier run; the ledger was "
+                "removed: restore it from the backup"
             )
 
     def read_key(self) -> bytes:
@@ -210,15 +215,33 @@ def insert_entries(connection: sqlite3.Connection, entries: list[Entry]) -> None
 
 
 @contextmanager
-def storage(
-    what: str, *, error_class: type[PrivacyError] = PrivacyError, consequence: str | None = None
-) -> Iterator[None]:
-    """Turn a failing disk or database into one line: disk full, lock held too long, no database at all."""
+def storage(what: str) -> Iterator[None]:
+    """Turn a failing disk or database into one line.
+
+    Raises:
+        StorageError: disk full, read-only or failing, or the lock held too long.
+        IntegrityError: the file is no database, or a damaged one.
+    """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        ending = f"; {consequence}" if consequence else ""
-        raise error_class(f"{what}: {error}{ending}") from error
+        if getattr(error, "sqlite_errorcode", None) in _DAMAGED:
+            raise IntegrityError(f"{what}: {error}") from error
+        raise StorageError(f"{what}: {error}") from error
+
+
+def has_traces(folder: Path) -> bool:
+    """Whether a state folder holds anything that a ledger, or a run that it paid for, leaves behind.
+
+    Only where there is nothing may it be said that nothing was spent.
+    """
+    files = (folder / name for name in (DATABASE_NAME, KEY_NAME, HEAD_NAME))
+    return any(path.exists() for path in files) or bool(_traces_of_spending(folder))
+
+
+def _traces_of_spending(folder: Path) -> list[Path]:
+    receipt = folder / RECEIPT_NAME
+    return [*sorted(folder.glob(f"{RECORDED_RUNS}/*")), *([receipt] if receipt.exists() else [])]
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:

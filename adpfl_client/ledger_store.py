@@ -12,7 +12,8 @@ same ledger: an append takes the ledger's lock and reads what others appended fi
 `adpfl.privacy.ledger`'s.
 
 What this cannot see is all three files replaced together by an older copy of all three. The server's signed
-receipts can: each carries the head of its time, and `verify` takes such a head.
+receipts can: each carries the head of its time, and `verify` takes such a head. The newest is kept in
+`ledger.receipt` (`adpfl_client.receipts`), and the server remembers it too.
 """
 
 import sqlite3
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from adpfl.errors import BudgetError, IntegrityError
+from adpfl.errors import IntegrityError
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger import (
     Approval,
@@ -89,9 +90,9 @@ class LedgerStore:
 
         Raises:
             IntegrityError: an entry was changed, deleted, added or moved, the tail was cut off, an old copy
-                was put back, or one of the files is missing beside the others.
+                was put back, one of the files is missing beside the others, or is no ledger.
             IdentityError: the key file is readable by others, or is no key.
-            PrivacyError: the files cannot be read or written, or are no ledger.
+            StorageError: the disk refuses.
         """
         files = LedgerFiles(make_private_folder(state_dir))
         with storage(f"{files.database}: the ledger cannot be opened"), files.exclusive():
@@ -115,7 +116,8 @@ class LedgerStore:
         An earlier attempt at the round that was never sealed is abandoned and stays charged.
 
         Raises:
-            BudgetError: the policy, the cap, the clock or the disk refuses; nothing was spent.
+            BudgetError: the policy, the plan, the cap or the clock refuses; nothing was spent.
+            StorageError: the disk refuses; nothing was spent.
             StateError: the round is sealed already: its bytes are to be sent again.
             PrivacyError: the request contradicts itself.
         """
@@ -127,9 +129,7 @@ class LedgerStore:
             reservation_id, entries = book.plan_reservation(request, policy, fingerprints)
             return entries
 
-        with storage(
-            "the ledger cannot be written", error_class=BudgetError, consequence="nothing may be released"
-        ):
+        with storage("the ledger cannot be written; nothing may be released"):
             self._append(decide, now)
         return self._book.reservations[reservation_id]
 
@@ -143,6 +143,17 @@ class LedgerStore:
         """
         with self._reading() as book:
             return book.foresee(request, policy, self._fingerprints(request.patients))
+
+    def require_planned(self, run: str, round_number: int, base_digest: str, *, planned_rounds: int) -> None:
+        """Refuse a task that the approved plan does not have, before anything is done for it.
+
+        `reserve` refuses it too, whether or not this was asked.
+
+        Raises:
+            BudgetError: the round is not one of the plan's, or the run has had too many tasks.
+        """
+        with self._reading() as book:
+            book.require_planned(run, round_number, base_digest, planned_rounds=planned_rounds)
 
     def seal(self, reservation_id: str, update_digest: str, *, now: float) -> None:
         """Bind a reservation to the bytes that may be sent for it, once.

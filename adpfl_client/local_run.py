@@ -55,9 +55,13 @@ def read_plan(offer: RunOffer) -> RunPlan:
     """
     try:
         document = json.loads(offer.plan_json)
+        plan = parse(document, RunPlan, source=f"plan of run {offer.run}")
+    except ConfigError as error:
+        raise ConfigError(str(error), rule="plan") from error
     except ValueError as error:
         raise ProtocolError(f"the plan of run {offer.run} is not JSON") from error
-    plan = parse(document, RunPlan, source=f"plan of run {offer.run}")
+    except RecursionError as error:
+        raise ProtocolError(f"the plan of run {offer.run} is nested too deeply to be a plan") from error
     if plan.run != offer.run:
         raise ProtocolError(f"the plan of run {offer.run} calls itself {plan.run}; names must agree")
     if plan.digest() != offer.plan_digest:
@@ -77,7 +81,10 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
         StateError: the record on disk is of another plan.
     """
     if plan.task not in site.data:
-        raise ConfigError(f"task is {plan.task}; this site has data for: {', '.join(sorted(site.data))}")
+        raise ConfigError(
+            f"task is {plan.task}; this site has data for: {', '.join(sorted(site.data))}",
+            rule="policy.allowed_tasks",
+        )
     data = site.data[plan.task]
     units = TrainingUnits(data.training, task=data.task, plan=plan)
     layout = model_layout(plan, data.task)
@@ -152,6 +159,7 @@ def spend_request(
         first_step=first_step,
         steps=run.plan.local.steps,
         planned_steps=run.plan.rounds * run.plan.local.steps,
+        planned_rounds=run.plan.rounds,
     )
 
 

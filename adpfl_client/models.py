@@ -4,27 +4,22 @@
     <folder>/<run>/incoming/<digest>.payload  what is being received, chunk by checked chunk
 
 A model file carries its run's plan in its metadata, so that it can be used without the server, the run or the
-agent. Torch-free: the format is a JSON header and the tensors' raw bytes, and the wire's payload is exactly
-those bytes.
+agent. Torch-free.
 """
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from adpfl.config import parse
-from adpfl.errors import ConfigError, DataError, IntegrityError
+from adpfl.errors import ConfigError, DataError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import Manifest, PartialPayload, read_chunk
-from adpfl_client.durable import make_private_folder, new_file
+from adpfl.wire.safetensors_file import WeightsHeader, header_bytes, model_description, read_header
+from adpfl_client.durable import make_private_folder, new_file, storing
 
 INCOMING_FOLDER = "incoming"
-_HEADER_LIMIT_BYTES = 8 * 2**20
-METADATA_KEY = "adpfl"
-"""One key that holds JSON: `chunk_size`, `object_digest`, `plan` and `round`."""
+_ROLE = "the received model"
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,8 @@ class StoredModel:
             DataError: the file is absent or no safetensors file, or lacks the metadata that this agent
                 writes.
         """
-        metadata = _read_header(path).get("__metadata__", {})
+        described = _read_header(path).description or {}
         try:
-            described = json.loads(metadata[METADATA_KEY])
             plan = parse(described["plan"], RunPlan, source=f"{path}: plan")
             return cls(
                 path,
@@ -73,6 +67,7 @@ class StoredModel:
 class IncomingModel:
     """A model that is being received; survives a restart at any chunk."""
 
+    @storing(_ROLE)
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         make_private_folder(folder)
         self.manifest = manifest
@@ -83,12 +78,14 @@ class IncomingModel:
         """Digests of the chunks still to be received, in payload order."""
         return self._payload.missing
 
+    @storing(_ROLE)
     def write(self, digest: str, data: bytes) -> None:
         """Check one chunk and keep it.
 
         Raises:
             ProtocolError: the chunk was not missing.
             IntegrityError: the bytes do not match the digest.
+            StorageError: the disk refuses.
         """
         self._payload.write(digest, data)
 
@@ -129,6 +126,7 @@ class ModelStore:
         """Begin to receive an object, or go on where an earlier attempt ended."""
         return IncomingModel(self.folder / run / INCOMING_FOLDER, manifest)
 
+    @storing(_ROLE)
     def finish(self, incoming: IncomingModel, plan: RunPlan, round_number: int) -> StoredModel:
         """Turn a completely received object into a model file, atomically.
 
@@ -137,6 +135,7 @@ class ModelStore:
 
         Raises:
             IntegrityError: chunks are missing, or the received file changed on disk.
+            StorageError: the disk refuses.
         """
         manifest = incoming.manifest
         if incoming.missing:
@@ -145,14 +144,8 @@ class ModelStore:
         if path.exists():
             old = StoredModel.read(path)
             path.rename(path.with_name(f"{path.stem}-{old.digest[:12]}{path.suffix}"))
-        described = {
-            "chunk_size": manifest.chunk_size,
-            "object_digest": manifest.digest,
-            "plan": plan.model_dump(mode="json"),
-            "round": round_number,
-        }
         with new_file(path) as file:
-            file.write(_header(manifest, {METADATA_KEY: json.dumps(described, sort_keys=True)}))
+            file.write(header_bytes(manifest, model_description(manifest, plan, round_number=round_number)))
             for chunk in incoming.chunks():
                 file.write(chunk)
         incoming.forget()
@@ -174,46 +167,11 @@ def tensor_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file is absent or no safetensors file.
     """
-    header = _read_header(path)
+    return tuple(tensor.name for tensor in _read_header(path).tensors)
+
+
+def _read_header(path: Path) -> WeightsHeader:
     try:
-        starts = {name: entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path}: is not a safetensors file") from error
-    return tuple(sorted(starts, key=starts.__getitem__))
-
-
-def _header(manifest: Manifest, metadata: dict[str, str]) -> bytes:
-    """The safetensors header: its length in 8 little-endian bytes, then JSON padded with spaces."""
-    document: dict[str, Any] = {"__metadata__": metadata}
-    start = 0
-    for tensor in manifest.tensors:
-        end = start + 4 * tensor.elements
-        document[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-        start = end
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            document = json.loads(_header_text(file))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, struct.error) as error:
-        raise DataError(f"{path}: is not a safetensors file") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: is not a safetensors file")
-    return document
-
-
-def _header_text(file: BinaryIO) -> bytes:
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > _HEADER_LIMIT_BYTES:
-        raise ValueError("header too long")
-    return file.read(length)
+        return read_header(path)
+    except (IntegrityError, ModelMismatchError) as error:
+        raise DataError(str(error)) from error

@@ -2,11 +2,11 @@
 
 The order is what makes a crash harmless. The budget is reserved, durably, before a noised byte exists; the
 finished update is sealed in the spool before a byte of it leaves; the same bytes are sent until the server
-has signed for them. A crash before the seal costs the reservation, a crash after it costs nothing.
+has signed for them. A crash before the seal costs the reservation, a crash after it costs nothing. The newest
+update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from torch import Tensor
@@ -20,7 +20,7 @@ from adpfl.privacy.engine import EngineState, PrivacyEngine
 from adpfl.privacy.ledger import Reservation
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
-from adpfl.wire.receipts import CommitOutcome, verify_receipt
+from adpfl.wire.receipts import CommitOutcome, SignedReceipt, verify_receipt
 from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.engine_state import keep_engine_state, read_engine_state
@@ -29,6 +29,7 @@ from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
+from adpfl_client.receipts import StoredReceipt, keep_receipt
 from adpfl_client.spool import SpooledUpdate, SpoolKey
 
 log = structlog.get_logger()
@@ -41,12 +42,13 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
         Whether the update was committed; False where the round closed before it was trained.
 
     Raises:
-        BudgetError: the ledger refuses the round; nothing was spent.
+        BudgetError: the ledger refuses the round, or the approved plan has no such task; nothing was spent.
         ModelMismatchError: the base model is not one of the plan's network.
         StopRequestedError: the agent was asked to stop.
     """
     assert task.base_digest is not None
     key = SpoolKey(run.name, task.round, task.base_digest)
+    site.ledger.require_planned(key.run, key.round, key.base_digest, planned_rounds=run.plan.rounds)
     settle_other_tasks(site, run, key)
     total = run.plan.local.steps
     with beating(
@@ -119,19 +121,35 @@ def _sealed_update(site: Site, run: LocalRun, key: SpoolKey) -> SpooledUpdate | 
 def settle_other_tasks(site: Site, run: LocalRun, key: SpoolKey | None) -> None:
     """Let go of updates that answered earlier tasks of this run: the server has gone on to `key`, or is done.
 
-    Where a crash came between the server's receipt and the ledger, the receipt is asked for once more.
+    Where a crash came between the server's receipt and the ledger, the receipt is asked for once more. While
+    the run goes on, the newest update that the server signed for stays: a server that was restored from a
+    backup has forgotten it, and only the same bytes can answer its task again.
     """
-    for update in site.spool.sealed(run.name):
-        if update.key == key:
-            continue
-        keep_engine_state(run.folder, update.entry)
-        if _row(site, update).status == "sealed":
-            try:
-                _commit(site, run, update)
-            except ServerRefusalError as error:
-                run.recorder.note("update_outdated", round_number=update.entry.round, detail=str(error))
-                log.warning("update never reached the server; it stays charged", round=update.entry.round)
-        site.spool.remove(update)
+    places = {row.id: place for place, row in enumerate(site.ledger.reservations(run.name))}
+    others = [update for update in site.spool.sealed(run.name) if update.key != key]
+    others.sort(key=lambda update: places.get(update.entry.reservation, -1))
+    for update in others:
+        signed_for = _settle(site, run, update)
+        if key is None or update is not others[-1] or not signed_for:
+            site.spool.remove(update)
+
+
+def _settle(site: Site, run: LocalRun, update: SpooledUpdate) -> bool:
+    """Bring an earlier task's update to its end; returns whether the server has signed for it."""
+    row = _row(site, update)
+    if row.status == "committed":
+        # Its engine state was kept before it was sent, and later rounds may have moved on from it.
+        return True
+    keep_engine_state(run.folder, update.entry)
+    if row.status != "sealed":
+        return False
+    try:
+        _commit(site, run, update)
+    except ServerRefusalError as error:
+        run.recorder.note("update_outdated", round_number=update.entry.round, detail=str(error))
+        log.warning("update never reached the server; it stays charged", round=update.entry.round)
+        return False
+    return True
 
 
 def _row(site: Site, update: SpooledUpdate) -> Reservation:
@@ -204,9 +222,21 @@ def _run_steps(
         units=run.units,
         engine=engine,
         round_number=round_number,
-        progress=lambda done, _total: heartbeat.steps_done(done),
+        progress=_progress(run, heartbeat),
         should_stop=lambda: site.stopping.is_set() or heartbeat.obsolete,
     )
+
+
+def _progress(run: LocalRun, heartbeat: Heartbeat) -> Callable[[int, int], None] | None:
+    """What tells the server of steps done; None where it must not know them.
+
+    A step takes as long as its batch is large. Under `poisson` the size of a batch is secret, for the
+    amplified figure rests on it, and the times at which a count of steps grows would tell it. There the
+    server hears that the site trains and no more. Under the other modes every batch's size is public.
+    """
+    if run.plan.privacy.sampling.mode == "poisson":
+        return None
+    return lambda done, _total: heartbeat.steps_done(done)
 
 
 def _reserve(
@@ -233,25 +263,30 @@ def _reserve(
 
 
 def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
-    keep_engine_state(run.folder, update.entry)
+    if _row(site, update).status != "committed":
+        keep_engine_state(run.folder, update.entry)
     run.recorder.add_steps(update.entry.round, update.entry.steps)
     site.connection.push(update)
     _commit(site, run, update)
 
 
 def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
-    """Make a pushed update count, and keep the server's signed receipt in the ledger."""
+    """Make a pushed update count, and keep the server's first signed receipt for it in the ledger."""
     entry = update.entry
     head = site.ledger.head().hex()
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
     answer = site.connection.commit(request)
     _check_receipt(site, request, answer)
+    keep_receipt(site.config.state_dir, SignedReceipt(answer.receipt, answer.signature))
     if answer.receipt.ledger_head != head:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
         site.ledger.verify(bytes.fromhex(answer.receipt.ledger_head))
-    receipt = {"receipt": json.loads(answer.receipt.canonical_json()), "signature": answer.signature.hex()}
-    site.ledger.commit(entry.reservation, json.dumps(receipt, sort_keys=True), now=site.clock())
+    if _row(site, update).status == "committed":
+        log.info("update committed again", run=run.name, round=entry.round)
+        return
+    receipt = StoredReceipt.of(SignedReceipt(answer.receipt, answer.signature))
+    site.ledger.commit(entry.reservation, receipt.text(), now=site.clock())
     if answer.receipt.outcome is CommitOutcome.LATE:
         run.recorder.note(
             "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"

@@ -21,7 +21,7 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl_client.agent import Agent, RunOutcome
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection, StopRequestedError
-from adpfl_client.durable import make_private_folder
+from adpfl_client.durable import make_private_folder, storing
 from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
@@ -59,8 +59,11 @@ def _alone(state_dir: Path) -> Iterator[None]:
 
     Raises:
         StateError: another agent holds it.
+        StorageError: the folder cannot be made or written.
     """
-    with (make_private_folder(state_dir) / LOCK_FILE).open("a") as file:
+    with storing("the state folder"):
+        lock = (make_private_folder(state_dir) / LOCK_FILE).open("a")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -18,16 +18,17 @@ from adpfl.federated.records import (
     TimelineEvent,
 )
 from adpfl.privacy.guarantee import Guarantee
-from adpfl_client.durable import discard_partials, make_private_folder, write_bytes
+from adpfl_client.durable import discard_partials, make_private_folder, storing, write_bytes
 
 RECORD_FILE = "site.json"
+_ROLE = "the record of the run"
 
 Clock = Callable[[], float]
 """Seconds since the Unix epoch."""
 
 
 class SiteRecorder:
-    """Writes one run's record. Every method that changes it writes it."""
+    """Writes one run's record. Every method that changes it writes it, or raises `StorageError`."""
 
     def __init__(self, folder: Path, record: SiteRunRecord, clock: Clock) -> None:
         self._path = folder / RECORD_FILE
@@ -47,9 +48,11 @@ class SiteRecorder:
 
         Raises:
             StateError: the record there cannot be read, or is of a run of the same name with another plan.
+            StorageError: the folder or the record cannot be written.
         """
-        make_private_folder(folder)
-        discard_partials(folder)
+        with storing(_ROLE):
+            make_private_folder(folder)
+            discard_partials(folder)
         old = read_record(folder)
         if old is None:
             recorder = cls(folder, fresh, clock)
@@ -119,7 +122,8 @@ class SiteRecorder:
 
     def _change(self, **update: object) -> None:
         record = SiteRunRecord.model_validate(self._record.model_dump() | update)
-        write_bytes(self._path, record.model_dump_json(indent=1).encode())
+        with storing(_ROLE):
+            write_bytes(self._path, record.model_dump_json(indent=1).encode())
         self._record = record
 
 

@@ -22,12 +22,20 @@ from adpfl.errors import IntegrityError, StateError
 from adpfl.federated.records import StepRecord
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import Manifest, read_chunk, write_payload
-from adpfl_client.durable import discard_partials, make_private_folder, new_file, new_folder, write_bytes
+from adpfl_client.durable import (
+    discard_partials,
+    make_private_folder,
+    new_file,
+    new_folder,
+    storing,
+    write_bytes,
+)
 
 ENTRY_FILE = "entry.json"
 MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILE = "update.payload"
 _RUN_FOLDER_DIGITS = 16
+_ROLE = "the spool of finished updates"
 
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -78,20 +86,23 @@ class SpooledUpdate:
 
         Raises:
             IntegrityError: the update has no such chunk, or the bytes on disk have changed.
+            StorageError: the disk refuses.
         """
         indices = self.manifest.indices_of.get(digest)
         if indices is None:
             raise IntegrityError(f"the spooled update of {self.key} has no chunk {digest[:12]}")
-        with (self.folder / PAYLOAD_FILE).open("rb") as file:
+        with storing(_ROLE), (self.folder / PAYLOAD_FILE).open("rb") as file:
             return read_chunk(file, self.manifest, indices[0])
 
 
 class Spool:
     """The spool folder of one site. One process at a time."""
 
+    @storing(_ROLE)
     def __init__(self, folder: Path) -> None:
         self.folder = make_private_folder(folder)
 
+    @storing(_ROLE)
     def discard_unsealed(self) -> list[str]:
         """Remove what a crash left half-written; returns a line for each, to be said aloud."""
         return [
@@ -100,6 +111,7 @@ class Spool:
             for path in discard_partials(run_folder)
         ]
 
+    @storing(_ROLE)
     def seal(
         self,
         key: SpoolKey,
@@ -123,6 +135,7 @@ class Spool:
         Raises:
             StateError: another update is sealed under this key: noise would be drawn twice for one task.
             ModelMismatchError: an array is not float32.
+            StorageError: the disk refuses; nothing is sealed.
         """
         path = self._path(key)
         if path.exists():
@@ -170,6 +183,7 @@ class Spool:
         found = [_load(path) for path in folder.iterdir() if (path / ENTRY_FILE).is_file()]
         return sorted(found, key=lambda update: update.entry.round)
 
+    @storing(_ROLE)
     def remove(self, update: SpooledUpdate) -> None:
         """Forget an update whose receipt is stored.
 

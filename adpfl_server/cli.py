@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adpfl.commandline import run_command
+from adpfl.commandline import VersionOption, run_command
 
 if TYPE_CHECKING:
     from adpfl_server.config import ServerConfig
@@ -36,6 +36,8 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
+    *,
+    version: VersionOption = False,  # noqa: ARG001 - the option's callback answers and ends
     config: ConfigOption = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -158,6 +160,8 @@ def revoke(
 ) -> None:
     """Shut a site out: its certificates and open tokens stop working at its next call.
 
+    Exit code 1 where the server has never heard of the site.
+
     Example: adpfl-server revoke hospital1
     """
     from datetime import UTC, datetime
@@ -171,6 +175,9 @@ def revoke(
     database = open_database(settings.state_dir / DATABASE_FILE)
     serials = revoke_site(database, site, now=datetime.now(UTC))
     database.close()
+    if not serials:
+        typer.echo(f"{site} has no certificate that works; its open tokens, if any, are ended")
+        return
     typer.echo(f"revoked {len(serials)} certificate(s) of {site}")
 
 
@@ -182,12 +189,16 @@ def check_config(
 ) -> None:
     """Say what is wrong with a configuration, or what it would serve; changes nothing.
 
+    Says of each run what kind of privacy guarantee it has; each site computes the figures for itself.
+
     Example: adpfl-server check-config server.yaml
     """
-    from adpfl_server.config import load_server_config
+    from adpfl_server.config import load_server_config, require_known_tasks
+    from adpfl_server.privacy_notice import guarantee_kind
     from adpfl_server.weights import check_description, read_header
 
     settings = load_server_config(file)
+    require_known_tasks(settings, source=str(file))
     for entry in settings.runs:
         if entry.initial_model is not None:
             check_description(entry.initial_model, read_header(entry.initial_model), entry.plan)
@@ -197,6 +208,7 @@ def check_config(
             f"  {entry.run}: {entry.arm}, {entry.task}, {entry.rounds} rounds, "
             f"{entry.cohort.quorum} of {len(entry.cohort.sites)} sites ({', '.join(entry.cohort.sites)})"
         )
+        typer.echo(f"    {entry.arm}: {guarantee_kind(entry.privacy)}")
 
 
 @app.command("init-model")
@@ -244,7 +256,7 @@ def status(
     config: ConfigOption = None,
     as_json: JsonOption = False,  # noqa: FBT002 - a flag
 ) -> None:
-    """Tell where a run stands: rounds, sites, who is missing, and what happened last.
+    """Tell where a run stands: rounds, sites, who is missing and why, and what happened last.
 
     Example: adpfl-server status lesions-1
     """

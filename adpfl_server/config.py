@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, StringConstraints, model_validator
 from adpfl.config import FrozenModel, load_yaml
 from adpfl.errors import ConfigError
 from adpfl.federated.run_plan import RunPlan
+from adpfl.tasks.registry import known_tasks
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 AddressText = Annotated[str, StringConstraints(max_length=300)]
@@ -106,6 +107,27 @@ def load_server_config(path: Path) -> ServerConfig:
                 f"{path}: runs.{index}.initial_model is {entry.initial_model}; there is no such file"
             )
     return config
+
+
+def require_known_tasks(config: ServerConfig, *, source: str) -> None:
+    """Refuse names of tasks that no package installed here registers.
+
+    The daemon itself needs a task only to make initial weights.
+
+    Args:
+        config: the server's.
+        source: the file, for the error.
+
+    Raises:
+        ConfigError: a run names one.
+    """
+    known = known_tasks()
+    for index, entry in enumerate(config.runs):
+        if entry.task not in known:
+            raise ConfigError(
+                f"{source}: runs.{index}.task is {entry.task} (run {entry.run}); must be one of: "
+                f"{', '.join(known)}"
+            )
 
 
 def split_address(key: str, text: str, *, least_port: int = 0) -> tuple[str, int]:

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,25 @@ from adpfl.security.tls import (
 )
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.receipts import sign_receipt
 from adpfl_server.config import RunEntry, ServerConfig
 from adpfl_server.database import open_database
 from adpfl_server.enrollment import EnrollmentService, check_not_revoked
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
 from adpfl_server.pki import load_authority, load_server_identity
+from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
+from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.weights import check_description, import_weights, read_header
 
 STOP_GRACE_SECONDS = 5.0
+ENROLLMENT_THREADS = 2
+"""Threads of the enrolment port alone: what strangers ask for never queues before a site's chunks."""
+ENROLLMENTS_AT_ONCE = 32
+"""Calls that the enrolment port holds; gRPC turns further ones away with RESOURCE_EXHAUSTED."""
 LOCK_FILE = "server.lock"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
@@ -77,7 +86,12 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
     identity = load_server_identity(config.state_dir, now=_now())
     store = Store(config.state_dir)
     try:
-        store.sweep()
+        try:
+            store.sweep()
+        except STORAGE_ERRORS as error:
+            raise StateError(
+                f"the stored chunks cannot be looked through: {storage_reason(error)}"
+            ) from error
         daemon = Daemon(config, config_path, identity, store)
         stop = asyncio.Event()
         # Before the start: a signal that comes while ports open or weights are made must also end in a clean
@@ -114,7 +128,10 @@ class Daemon:
             interceptors=[IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)],
             options=SERVER_OPTIONS,
         )
-        self._enrollment = grpc.aio.server(options=ENROLLMENT_SERVER_OPTIONS)
+        self._enrollment = grpc.aio.server(
+            options=ENROLLMENT_SERVER_OPTIONS, maximum_concurrent_rpcs=ENROLLMENTS_AT_ONCE
+        )
+        self._enrollment_pool = ThreadPoolExecutor(ENROLLMENT_THREADS, thread_name_prefix="enrollment")
 
     async def start(self) -> Ports:
         """Check everything, then serve.
@@ -132,7 +149,10 @@ class Daemon:
                 enrollment_server_credentials(self._identity),
             ),
         )
-        await self._prepare_runs()
+        try:
+            await self._prepare_runs()
+        except STORAGE_ERRORS as error:
+            raise StateError(f"the runs cannot be prepared: {storage_reason(error)}") from error
         self.runner.start()
         await self._main.start()
         await self._enrollment.start()
@@ -152,12 +172,13 @@ class Daemon:
         self.runner.stopping.set()
         self.runner.wake_all()
         await asyncio.gather(self._main.stop(STOP_GRACE_SECONDS), self._enrollment.stop(STOP_GRACE_SECONDS))
+        self._enrollment_pool.shutdown()
         await self.runner.stop()
 
     def _add_services(self) -> None:
         service = FederationService(
             self.runner,
-            Intake(self.runner.book, self._identity.sign),
+            Intake(self.runner.book, partial(sign_receipt, key=self._identity.key)),
             version=__version__,
             instance_id=secrets.token_hex(16),
         )
@@ -170,7 +191,7 @@ class Daemon:
             load_authority(self._config.state_dir, now=_now()),
             connect=lambda: open_database(database),
             clock=_now,
-            executor=self.runner.files,
+            executor=self._enrollment_pool,
         )
         rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
 
@@ -188,6 +209,9 @@ class Daemon:
                     f"(digest {digest[:12]}, was {known[entry.run][:12]}); a changed plan needs a new name"
                 )
         for entry in self._config.runs:
+            warning = privacy_warning(entry.privacy)
+            if warning is not None:
+                _log.warning(warning, run=entry.run, arm=entry.arm)
             if entry.run in known:
                 await self.runner.in_database(self.runner.book.resume, entry.run)
             else:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from adpfl.errors import StateError
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_SECONDS = 30.0
 
-_TABLES = (
+_VERSION_1 = (
     """
     CREATE TABLE enrollment_tokens (
         token_sha256 TEXT PRIMARY KEY,
@@ -118,9 +117,28 @@ _TABLES = (
     """,
 )
 
+# How often each thing has happened that a site can make happen at will: the timeline keeps the first few.
+_VERSION_2 = (
+    """
+    CREATE TABLE timeline_counts (
+        run TEXT NOT NULL REFERENCES runs (run),
+        site TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        events INTEGER NOT NULL,
+        last_at REAL NOT NULL,
+        PRIMARY KEY (run, site, kind, round)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+_VERSIONS = (_VERSION_1, _VERSION_2)
+"""What each schema version adds to the one before."""
+SCHEMA_VERSION = len(_VERSIONS)
+
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the database, making file and schema where absent.
+    """Open the database, making file and schema where absent, and bringing an older schema up to date.
 
     The connection may move between threads but must be used by one at a time. It is in autocommit mode:
     transactions are explicit, by `transaction`.
@@ -137,21 +155,26 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
-        with transaction(connection):
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                _create(connection)
+        if _version(connection) < SCHEMA_VERSION:  # else nothing is locked: strangers cause openings too
+            with transaction(connection):
+                _bring_up_to_date(connection)
+        version = _version(connection)
     except (sqlite3.DatabaseError, OSError) as error:
         raise StateError(f"{path}: cannot be opened as the server's database: {error}") from error
-    if version not in (0, SCHEMA_VERSION):
+    if version != SCHEMA_VERSION:
         connection.close()
         raise StateError(f"{path}: has schema version {version}; this program reads version {SCHEMA_VERSION}")
     return connection
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    for statement in _TABLES:
-        connection.execute(statement)
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    for statements in _VERSIONS[_version(connection) :]:  # looked up again: another process may have done it
+        for statement in statements:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
@@ -161,7 +184,9 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # A full disk may end the transaction by itself, or leave it open when the commit fails.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

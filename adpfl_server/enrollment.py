@@ -6,14 +6,20 @@ the same token with the same signing request gets the same certificate again, so
 strand a site.
 
 Strangers may call the enrolment port, so every refusal looks the same from outside; the reason is in the
-server's log.
+server's log, a line now and then however many call. What they send is looked at in the order of what it
+costs: its shape, then the token by reading alone, then the signing request; only a live token with a usable
+request gets as far as the database's write lock. The work runs in a pool of its own, apart from the sites'
+calls.
 """
 
 import asyncio
 import hashlib
 import hmac
+import math
+import re
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -22,10 +28,9 @@ from typing import Any
 
 import grpc
 import structlog
-from pydantic import SecretStr
 
 from adpfl.config import parse
-from adpfl.errors import IdentityError, StateError
+from adpfl.errors import IdentityError, ProtocolError, StateError
 from adpfl.security.bundle import EnrollmentBundle
 from adpfl.security.certificates import (
     SITE_LIFETIME,
@@ -38,16 +43,21 @@ from adpfl.security.certificates import (
 )
 from adpfl.security.identity import ServerIdentity, time_text
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+from adpfl.wire.messages import EnrollRequest, EnrollResponse
 from adpfl_server.database import transaction
+from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 
 TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+"""256 bits as `secrets.token_urlsafe` writes them."""
 TOKEN_LIFETIME = timedelta(days=7)
 REFUSAL = "enrolment refused; ask the operator for a new bundle"
 """All that a caller learns, whatever was wrong."""
 
 FAILURE = "enrolment is not possible now; try again later"
 
-MAX_TOKEN_CHARACTERS = 256
+REFUSAL_LOG_SECONDS = 10.0
+"""Between two lines about refused enrolments; the next line says how many there were meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,8 @@ def bundle_for(
         "enroll_address": enroll_address,
         "authority_certificate": to_pem(identity.authority).decode(),
         "server_certificate": to_pem(identity.certificate).decode(),
-        "token": SecretStr(token.token),
-        "expires_at": token.expires_at,
+        "token": token.token,
+        "expires_at": token.expires_at.isoformat(),
     }
     return parse(document, EnrollmentBundle, source="enrolment bundle")
 
@@ -144,8 +154,8 @@ def redeem(
             the caller.
     """
     check_site_name(site)
-    if len(token) > MAX_TOKEN_CHARACTERS:
-        raise IdentityError(f"token has {len(token)} characters; must be at most {MAX_TOKEN_CHARACTERS}")
+    _check_shape(token)
+    _live_token(database, site, token, now)  # by reading alone; again below, where nobody can come between
     public_key_of_request(request)
     request_sha256 = _sha256(request)
     with transaction(database):
@@ -177,9 +187,16 @@ def revoke_site(database: sqlite3.Connection, site: str, *, now: datetime) -> tu
 
     Returns:
         The serials revoked now; empty where there was nothing left to revoke.
+
+    Raises:
+        IdentityError: the server has issued neither a token nor a certificate to such a site.
     """
     check_site_name(site)
     with transaction(database):
+        if not _is_known(database, site):
+            raise IdentityError(
+                f"there is no site {site}: it was never issued a token or a certificate; nothing was revoked"
+            )
         _end_tokens(database, site, now)
         rows = database.execute(
             "UPDATE certificates SET revoked_at = ? WHERE site = ? AND revoked_at IS NULL RETURNING serial",
@@ -214,6 +231,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         connect: Callable[[], sqlite3.Connection],
         clock: Callable[[], datetime],
         executor: Executor,
+        monotonic: Callable[[], float] = time.monotonic,
         certificate_lifetime: timedelta = SITE_LIFETIME,
     ) -> None:
         """Serve enrolments.
@@ -222,7 +240,8 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             authority: what signs.
             connect: opens a connection to the server's database; one is opened and closed for each call.
             clock: returns the aware current time.
-            executor: bounded; signing and SQLite run there, off the event loop.
+            executor: bounded, and shared with nothing that sites wait for; signing and SQLite run there.
+            monotonic: seconds that never run backwards; they space the lines about refusals.
             certificate_lifetime: of the certificates issued.
         """
         self._authority = authority
@@ -231,6 +250,9 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         self._executor = executor
         self._certificate_lifetime = certificate_lifetime
         self._log = structlog.get_logger()
+        self._monotonic = monotonic
+        self._told_at = -math.inf
+        self._untold = 0
 
     async def Enroll(  # noqa: N802 - the contract's name
         self, request: federation_pb2.EnrollRequest, context: Any
@@ -238,32 +260,50 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         """Answer one `EnrollRequest`; every refusal is the same PERMISSION_DENIED."""
         loop = asyncio.get_running_loop()
         try:
-            pem = await loop.run_in_executor(self._executor, self._redeem, request)
-        except IdentityError as error:
-            self._log.warning("enrolment refused", reason=str(error), peer=context.peer())
+            asked = EnrollRequest.from_wire(request)
+            _check_shape(asked.token)
+            answer = await loop.run_in_executor(self._executor, self._redeem, asked)
+        except (IdentityError, ProtocolError) as error:
+            self._tell_refusal(str(error), context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)
             raise
-        except (sqlite3.Error, StateError):
-            self._log.exception("enrolment failed", peer=context.peer())
+        except (StateError, *STORAGE_ERRORS) as error:
+            reason = str(error) if isinstance(error, StateError) else storage_reason(error)
+            self._log.error("enrolment failed", reason=reason, peer=context.peer())
             await context.abort(grpc.StatusCode.UNAVAILABLE, FAILURE)
             raise
-        self._log.info("site enrolled", site=request.site, peer=context.peer())
-        return federation_pb2.EnrollResponse(certificate_chain=pem)
+        self._log.info("site enrolled", site=asked.site, peer=context.peer())
+        return answer.to_wire()
 
-    def _redeem(self, request: federation_pb2.EnrollRequest) -> bytes:
+    def _redeem(self, asked: EnrollRequest) -> EnrollResponse:
         database = self._connect()
         try:
-            return redeem(
+            pem = redeem(
                 database,
                 self._authority,
-                site=request.site,
-                token=request.token,
-                request=request.certificate_signing_request,
+                site=asked.site,
+                token=asked.token,
+                request=asked.certificate_signing_request,
                 now=self._clock(),
                 lifetime=self._certificate_lifetime,
             )
         finally:
             database.close()
+        return EnrollResponse(pem)
+
+    def _tell_refusal(self, reason: str, peer: str) -> None:
+        """Log a refusal, unless one has been logged a moment ago: strangers must not fill the log."""
+        now = self._monotonic()
+        if now - self._told_at < REFUSAL_LOG_SECONDS:
+            self._untold += 1
+            return
+        self._log.warning("enrolment refused", reason=reason, peer=peer, refused_meanwhile=self._untold)
+        self._told_at, self._untold = now, 0
+
+
+def _check_shape(token: str) -> None:
+    if not _TOKEN.fullmatch(token):
+        raise IdentityError("what was presented does not have the shape of a token")
 
 
 def _live_token(database: sqlite3.Connection, site: str, token: str, now: datetime) -> sqlite3.Row:
@@ -291,6 +331,15 @@ def _repeat(row: sqlite3.Row, request_sha256: str) -> bytes:
         raise IdentityError(f"{row['site']}'s token has been used with another signing request")
     pem: str = row["certificate_pem"]
     return pem.encode()
+
+
+def _is_known(database: sqlite3.Connection, site: str) -> bool:
+    row = database.execute(
+        "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE site = :site UNION ALL "
+        "SELECT 1 FROM certificates WHERE site = :site)",
+        {"site": site},
+    ).fetchone()
+    return bool(row[0])
 
 
 def _end_tokens(database: sqlite3.Connection, site: str, now: datetime) -> None:

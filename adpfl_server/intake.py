@@ -6,6 +6,7 @@ committed updates go through. Neither answers before the database has committed.
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 
 from adpfl.errors import StateError
 from adpfl.federated.coordinator import judge, step
@@ -69,7 +70,7 @@ class RunBook:
         moved = step(before, event, self.clock())
         if moved.state is before and not moved.timeline and also is None:
             return moved
-        self.store.save(run, moved, also, result)
+        moved = replace(moved, timeline=self.store.save(run, moved, also, result))
         self.states[run] = moved.state
         self._on_transition(run, moved)
         return moved
@@ -86,12 +87,12 @@ class RunBook:
 class Intake:
     """What becomes of the updates that sites announce and commit."""
 
-    def __init__(self, book: RunBook, sign: Callable[[bytes], bytes]) -> None:
+    def __init__(self, book: RunBook, sign: Callable[[Receipt], bytes]) -> None:
         """Take updates in.
 
         Args:
             book: the states.
-            sign: signs a receipt's canonical JSON with the server certificate's key.
+            sign: signs a receipt with the server certificate's key.
         """
         self._book = book
         self._store = book.store
@@ -211,7 +212,6 @@ class Intake:
             outcome=outcome,
             received_unix_millis=int(now * 1000),
         )
-        text = receipt.canonical_json()
         return CommitRow(
             run=request.run,
             round=request.round,
@@ -219,8 +219,8 @@ class Intake:
             base_digest=request.base_digest,
             update_digest=request.update_digest,
             ledger_head=request.ledger_head,
-            receipt_json=text,
-            signature=self._sign(text),
+            receipt_json=receipt.canonical_json(),
+            signature=self._sign(receipt),
             committed_at=now,
         )
 

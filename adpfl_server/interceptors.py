@@ -1,14 +1,14 @@
 """Who calls, and how an error answers: the two things that every Federation call has in common.
 
 The caller is the site in the client certificate, which must be known to this server, unrevoked and unexpired
-at each call, not only when the connection was made. Our errors become the contract's status codes; a disk or
-database in trouble becomes UNAVAILABLE, which a site retries.
+at each call, not only when the connection was made, and again and again within a stream. Our errors become
+the contract's status codes; a disk or database in trouble becomes UNAVAILABLE, which a site retries.
 """
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc
@@ -24,10 +24,12 @@ from adpfl.errors import (
 )
 from adpfl.security.identity import PeerCertificate, peer_certificate
 from adpfl_server.refusals import CallRefusedError
+from adpfl_server.storage import STORAGE_ERRORS, STORAGE_FAILURE, storage_reason
 
 FEDERATION_PREFIX = "/adpfl.v1.Federation/"
 
 _caller: ContextVar[str] = ContextVar("adpfl_caller")
+_check: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("adpfl_check_caller")
 _log = structlog.get_logger()
 
 _CODES: tuple[tuple[type[AdpflError], Any], ...] = (
@@ -42,6 +44,15 @@ _CODES: tuple[tuple[type[AdpflError], Any], ...] = (
 def calling_site() -> str:
     """The site whose certificate made the call that is being served."""
     return _caller.get()
+
+
+async def check_caller() -> None:
+    """Check the caller's certificate again, as at the start of the call that is being served.
+
+    Raises:
+        IdentityError: it has been revoked or has expired since.
+    """
+    await _check.get()()
 
 
 def status_of(error: AdpflError) -> Any:
@@ -102,7 +113,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
             try:
                 await self._admit(context)
                 return await behaviour(request, context)
-            except (AdpflError, sqlite3.Error, OSError) as error:
+            except (AdpflError, *STORAGE_ERRORS) as error:
                 await self._refuse(error, method, context)
 
         return call
@@ -115,18 +126,22 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
                 await self._admit(context)
                 async for answer in behaviour(request, context):
                     yield answer
-            except (AdpflError, sqlite3.Error, OSError) as error:
+            except (AdpflError, *STORAGE_ERRORS) as error:
                 await self._refuse(error, method, context)
 
         return call
 
     async def _admit(self, context: Any) -> None:
         peer = peer_certificate(context.auth_context())
+        await self._check_peer(peer)
+        _caller.set(peer.site)
+        _check.set(partial(self._check_peer, peer))
+        self._heard(peer.site)
+
+    async def _check_peer(self, peer: PeerCertificate) -> None:
         if peer.not_after < datetime.fromtimestamp(self._clock(), UTC):
             raise IdentityError(f"certificate {peer.serial} of {peer.site} has expired")
         await self._check_certificate(peer)
-        _caller.set(peer.site)
-        self._heard(peer.site)
 
     async def _refuse(self, error: Exception, method: str, context: Any) -> None:
         call = method.removeprefix(FEDERATION_PREFIX)
@@ -141,7 +156,5 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
                 peer=context.peer(),
             )
             await context.abort(code, str(error))
-        _log.error("call failed", call=call, site=_caller.get(None), exc_info=error)
-        await context.abort(
-            grpc.StatusCode.UNAVAILABLE, "the server cannot reach its storage now; try again later"
-        )
+        _log.error("storage failed", call=call, site=_caller.get(None), reason=storage_reason(error))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, STORAGE_FAILURE)

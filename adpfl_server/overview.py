@@ -1,7 +1,7 @@
 """What an operator asks of the server's state while it runs or rests: lists, status, the newest model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from adpfl.errors import StateError
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
+from adpfl.federated.run_state import RunState, SiteState
 from adpfl_server.config import ServerConfig
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.weights import export_weights
@@ -47,20 +48,66 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
     """
     with _open(config) as store:
         names = [run] if run is not None else list(store.plan_digests())
-        records = [store.record(name) for name in names]
+        found = [(store.record(name), store.state(name)) for name in names]
+        revoked = store.revoked_sites()
     if as_json:
-        _print_json([_brief(record) for record in records])
+        _print_json([_brief(record) | _waiting(state, revoked) for record, state in found])
         return
-    console = Console(highlight=False)
-    if not records:
+    console = Console(highlight=False, soft_wrap=True)
+    if not found:
         console.print("no runs yet")
-    for record in records:
+    for record, state in found:
         console.print(f"{record.plan.run}: {record.summary}", markup=False)
-        for site in record.plan.cohort.sites:
-            patients = record.training_patients.get(site)
-            console.print(f"  {site}: " + (f"{patients} training patients" if patients else "not joined"))
+        if state.open_round is not None and not state.open_round.aggregating:
+            console.print(f"  {_closing(state)}", markup=False)
+        for site in state.sites:
+            console.print(f"  {site.site}: {_standing(state, site, revoked)}", markup=False)
         for event in record.timeline[-LAST_EVENTS:]:
             console.print(f"  {_told(event)}", markup=False)
+
+
+def _closing(state: RunState) -> str:
+    """When the open round closes at the latest, and what for."""
+    current, quorum = state.open_round, state.plan.cohort.quorum
+    assert current is not None, "only asked of a run with an open round"
+    if state.deadline_at is None:
+        return (
+            f"round {current.round} is past its deadline and closes with the update that makes the quorum of "
+            f"{quorum}; it has {len(current.updates)}"
+        )
+    text = f"round {current.round} closes at {_moment(state.deadline_at)} at the latest"
+    if len(current.updates) >= quorum:
+        return text
+    return f"{text}, given the quorum of {quorum} updates; it has {len(current.updates)}"
+
+
+def _standing(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
+    """What one site brings, and why nothing is heard of it."""
+    known = f"{site.training_patients} training patients" if site.joined else "not joined"
+    reason = _absence(site, revoked)
+    waited_for = state.open_round is not None and site.site in state.absent
+    if waited_for:
+        return f"{known}; its update is missing" + (f": {reason}" if reason else "")
+    return f"{known}; {reason}" if reason and not state.over else known
+
+
+def _absence(site: SiteState, revoked: Collection[str]) -> str:
+    """Why a site will not answer; empty where it may."""
+    if site.site in revoked:
+        return "its certificate is revoked"
+    if site.refusal is not None:
+        return f"it refuses the run ({site.refusal})"
+    return "it is silent" if site.silent else ""
+
+
+def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
+    """The same for a program: the deadline, and the sites that will not answer, with the reason."""
+    absences = {site.site: _absence(site, revoked) for site in state.sites}
+    return {
+        "round_deadline_unix_seconds": state.deadline_at,
+        "update_missing": list(state.absent) if state.open_round is not None else [],
+        "not_answering": {site: reason for site, reason in absences.items() if reason and not state.over},
+    }
 
 
 def export_model(config: ServerConfig, run: str, path: Path) -> str:
@@ -103,11 +150,14 @@ def _brief(record: ServerRunRecord) -> dict[str, object]:
 
 
 def _told(event: TimelineEvent) -> str:
-    moment = datetime.fromtimestamp(event.at_unix_seconds, UTC)
     where = f", round {event.round}" if event.round is not None else ""
     who = f" {event.site}" if event.site else ""
     detail = f": {event.detail}" if event.detail else ""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC {event.kind}{who}{where}{detail}"
+    return f"{_moment(event.at_unix_seconds)} {event.kind}{who}{where}{detail}"
+
+
+def _moment(unix_seconds: float) -> str:
+    return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _print_json(document: object) -> None:

@@ -8,7 +8,6 @@ are noticed.
 import asyncio
 import contextvars
 import functools
-import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,14 +33,15 @@ from adpfl.federated.run_state import RunState
 from adpfl.wire.chunks import Manifest, sha256_hex
 from adpfl_server.intake import RunBook
 from adpfl_server.records import write_record
+from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import Store
 
 FILE_THREADS = 4
 """Threads that hash, read and write chunks; what bounds the server's memory for bulk data."""
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 10.0
-STORAGE_ERRORS = (OSError, sqlite3.Error)
-"""The disk or the database is in trouble: nothing was stored, and trying again later may mend it."""
+RECORD_SECONDS = 0.5
+"""Between two writings of the records: a busy run's events share one."""
 
 Result = TypeVar("Result")
 _log = structlog.get_logger()
@@ -67,6 +67,8 @@ class Runner:
         self.stopping = asyncio.Event()
         self._runs_folder = runs_folder
         self._site_silence_seconds = site_silence_seconds
+        self.sign_of_life_seconds = site_silence_seconds / 2
+        """How often a site that is waited for must be noted as alive."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # log lines from the database thread keep their bindings
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
@@ -137,7 +139,9 @@ class Runner:
         try:
             await self.advance(run, SiteHeard(site))
         except STORAGE_ERRORS as error:
-            _log.error("a site's return cannot be noted now", run=run, site=site, exc_info=error)
+            _log.error(
+                "a site's return cannot be noted now", run=run, site=site, reason=storage_reason(error)
+            )
 
     # --- actions --------------------------------------------------------------------------------------
 
@@ -183,15 +187,22 @@ class Runner:
         """
         while not self.stopping.is_set():
             try:
-                result = await self._sum(action)
-                if await self.in_database(self.book.close_round, run, action.round, result):
+                if await self._close_round(run, action):
                     return
-            except (IntegrityError, ModelMismatchError, StateError) as error:
-                await self.advance(run, AggregationFailed(action.round, str(error)))
-                return
             except STORAGE_ERRORS as error:
-                _log.error("round cannot be added up now", run=run, round=action.round, exc_info=error)
+                _log.error(
+                    "round cannot be added up now", run=run, round=action.round, reason=storage_reason(error)
+                )
                 await self._sleep(RETRY_SECONDS)
+
+    async def _close_round(self, run: str, action: Aggregate) -> bool:
+        """Publish a round's sum or the reason why there is none; False where it must be made again."""
+        try:
+            result = await self._sum(action)
+            return await self.in_database(self.book.close_round, run, action.round, result)
+        except (IntegrityError, ModelMismatchError, StateError) as error:
+            await self.advance(run, AggregationFailed(action.round, str(error)))
+            return True
 
     async def _sum(self, action: Aggregate) -> Manifest:
         base, updates = await self.in_database(self._inputs, action)
@@ -226,7 +237,7 @@ class Runner:
                 try:
                     await self._tick(run, state, started_at)
                 except STORAGE_ERRORS as error:
-                    _log.error("deadline cannot be noted now", run=run, exc_info=error)
+                    _log.error("deadline cannot be noted now", run=run, reason=storage_reason(error))
             await self._sleep(TICK_SECONDS)
 
     async def _tick(self, run: str, state: RunState, started_at: float) -> None:
@@ -248,14 +259,18 @@ class Runner:
             await self._record_due.wait()
             self._record_due.clear()
             await self.in_database(self._write_unwritten)
+            await self._sleep(RECORD_SECONDS)
 
     def _write_unwritten(self) -> None:
+        failed = set()
         while self._unwritten:
             run = self._unwritten.pop()
             try:
                 write_record(self._runs_folder / run / "run.json", self.store.record(run))
             except STORAGE_ERRORS as error:
-                _log.error("record cannot be written", run=run, exc_info=error)
+                failed.add(run)
+                _log.error("record cannot be written", run=run, reason=storage_reason(error))
+        self._unwritten.update(failed)  # tried again with the next event, and at the stop
 
     async def _sleep(self, seconds: float) -> None:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 from adpfl.errors import IntegrityError, ProtocolError
 from adpfl.federated.aggregation import is_finite
 from adpfl.federated.coordinator import obsolete, task_for
-from adpfl.federated.run_events import SiteJoined, SiteRefused, Task
+from adpfl.federated.run_events import SiteJoined, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
@@ -31,7 +31,7 @@ from adpfl.wire.messages import (
     SiteActivity,
     TaskKind,
 )
-from adpfl.wire.receipts import Receipt
+from adpfl.wire.receipts import Receipt, SignedReceipt
 from adpfl.wire.transfers import (
     Chunk,
     CommitUpdateRequest,
@@ -46,12 +46,15 @@ from adpfl.wire.transfers import (
     push_part_from_wire,
 )
 from adpfl_server.intake import Intake
-from adpfl_server.interceptors import calling_site
+from adpfl_server.interceptors import calling_site, check_caller
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
+from adpfl_server.store import CommitRow
 
 POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""
+CHUNKS_PER_CHECK = 16
+"""A stream outlives the check at its start: after so many chunks, the certificate is looked up again."""
 
 
 class FederationService(rpc.FederationServicer):
@@ -93,13 +96,15 @@ class FederationService(rpc.FederationServicer):
             ):  # a site without data for the task is offered the run, and has not joined it
                 await self._runner.advance(state.plan.run, SiteJoined(site, join.instance_id, patients))
         offers = tuple(_offer(self._runner.states[state.plan.run]) for state in named)
-        return JoinResponse(offers, self._version, self._instance_id).to_wire()
+        row = await self._runner.in_database(self._runner.store.newest_receipt, site)
+        return JoinResponse(offers, self._version, self._instance_id, _receipt(row)).to_wire()
 
     async def NextTask(self, request: pb.NextTaskRequest, context: Any) -> pb.NextTaskResponse:
-        """Answer when there is work, or when the asked time is over."""
+        """Answer when there is work, or when the asked time is over; the first call makes the site ready."""
         asked = NextTaskRequest.from_wire(request)
         site = calling_site()
-        self._run_of(site, asked.run)
+        if self._run_of(site, asked.run).site(site).undecided:
+            await self._runner.advance(asked.run, SiteReady(site))
         monotonic = asyncio.get_running_loop().time
         until = monotonic() + asked.wait_seconds
         while True:
@@ -107,7 +112,8 @@ class FederationService(rpc.FederationServicer):
             left = until - monotonic()
             if task.kind != "wait" or left <= 0 or self._runner.stopping.is_set():
                 return _task_answer(task).to_wire()
-            await self._runner.changed(asked.run, left)
+            await self._runner.changed(asked.run, min(left, self._runner.sign_of_life_seconds))
+            self._runner.heard(site)  # a waiting call is a sign of life: a dead link would have ended it
 
     async def Have(self, request: pb.HaveRequest, context: Any) -> pb.HaveResponse:
         """Tell a model's manifest and which of its chunks the site lacks."""
@@ -126,7 +132,9 @@ class FederationService(rpc.FederationServicer):
                 raise ProtocolError(
                     f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
                 )
-        for digest in fetch.digests:
+        for count, digest in enumerate(fetch.digests):
+            if count and count % CHUNKS_PER_CHECK == 0:
+                await check_caller()
             data = await self._runner.in_files(self._runner.store.blobs.get, digest)
             self._runner.heard(calling_site())
             yield Chunk(digest, data).to_fetch()
@@ -153,7 +161,11 @@ class FederationService(rpc.FederationServicer):
         if manifest is None:  # too late to count: nothing is missing, and the commit will say so
             return PushResponse(()).to_wire()
         missing = dict.fromkeys(await self._runner.in_files(self._runner.store.missing, manifest))
+        received = 0
         async for message in request_iterator:
+            received += 1
+            if received % CHUNKS_PER_CHECK == 0:
+                await check_caller()
             part = push_part_from_wire(message)
             if isinstance(part, PushHeader):
                 raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
@@ -162,6 +174,7 @@ class FederationService(rpc.FederationServicer):
             await self._runner.in_files(self._keep, manifest, part)
             del missing[part.digest]
             self._runner.heard(site)
+        await check_caller()
         return PushResponse(tuple(missing)[: limits.DIGESTS_PER_REQUEST]).to_wire()
 
     async def CommitUpdate(self, request: pb.CommitUpdateRequest, context: Any) -> pb.CommitUpdateResponse:
@@ -235,6 +248,12 @@ def _offer(state: RunState) -> RunOffer:
         plan_digest=state.plan.digest(),
         status=RunStatus[state.status.upper()],
     )
+
+
+def _receipt(row: CommitRow | None) -> SignedReceipt | None:
+    if row is None:
+        return None
+    return SignedReceipt(Receipt.from_canonical_json(row.receipt_json), row.signature)
 
 
 def _task_answer(task: Task) -> NextTaskResponse:

@@ -35,18 +35,26 @@ runs: []
 #    seed: 1                        # of the initial weights and of augmentation; never of noise
 #    local:                         # what each site does in a round
 #      steps: 10
-#      learning_rate: 0.5
+#      learning_rate: 0.05
+#      momentum: 0.9
 #    aggregation: {{strategy: fedavg, weights: uniform}}
 #    cohort:
 #      sites: [hospital1, hospital2, hospital3]
 #      quorum: 2                    # updates without which a round is not aggregated
 #      round_deadline_seconds: 3600
-#    privacy:
-#      mode: paper
-#      nominal_epsilon: 0.001       # what it means depends on the reading; see docs/privacy.md
-#      reading: multiplier
-#      threshold: {{method: fixed, clip_norm: 1.0}}
-#      sampling: {{mode: poisson, probability: 0.25}}
+#    privacy:                       # a finite epsilon that every site can enforce ...
+#      mode: rigorous
+#      target_epsilon: 8.0
+#      total_steps: 200             # rounds x local steps
+#      delta: 1.0e-5
+#      threshold: {{method: noisy_bits, percentile: 50}}
+#      sampling: {{mode: poisson, probability: 0.3}}
+#    # privacy:                     # ... or the published method, which sites must accept in writing
+#    #   mode: paper
+#    #   nominal_epsilon: 0.001     # what it means depends on the reading; see docs/privacy.md
+#    #   reading: multiplier
+#    #   threshold: {{method: percentile, percentile: 50}}
+#    #   sampling: {{mode: poisson, probability: 0.3}}
 #    # initial_model: weights.safetensors   # otherwise made from the seed
 """
 

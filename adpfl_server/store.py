@@ -15,14 +15,26 @@ from adpfl.errors import StateError
 from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
+from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.database import open_database, transaction
 from adpfl_server.refusals import CallRefusedError, Code
 
 DATABASE_FILE = "server.sqlite"
+EVENTS_PER_ROUND = 5
+"""Entries of one kind that one site may cause in a run's timeline in one round; further ones are counted.
+
+A site can repeat a refusal, a restart or a wrong update as often as it likes: database, record and memory
+grow with the rounds and the sites of a run, never with what a site sends.
+"""
+TASKS_PER_SITE = limits.TASKS_PER_JOIN
+"""Tasks for which a site may declare its patients, over all its joins."""
 OFFERS_PER_ROUND = 4
 """Different updates that one site may announce for one round; a crash before the spool makes one more."""
+
+_NO_ROUND = -1
+"""Stands for "no round" in a key of the database, where NULL would never equal itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +59,14 @@ class Store:
         """Open the state, making it where absent.
 
         Raises:
-            StateError: the database is unreadable or of another schema version.
+            StateError: the database is unreadable or of another schema version, or the disk refuses.
         """
         self.connection = open_database(state_dir / DATABASE_FILE)
-        self.blobs = BlobFolder(state_dir / "blobs")
+        try:
+            self.blobs = BlobFolder(state_dir / "blobs")
+        except OSError as error:
+            self.connection.close()
+            raise StateError(f"{state_dir / 'blobs'}: cannot be used: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the database."""
@@ -101,7 +117,7 @@ class Store:
         moved: Transition,
         also: Callable[[sqlite3.Connection], None] | None = None,
         result: Manifest | None = None,
-    ) -> None:
+    ) -> tuple[TimelineEvent, ...]:
         """Keep a transition, all of it or nothing.
 
         Args:
@@ -109,12 +125,15 @@ class Store:
             moved: the new state and what is to be remembered.
             also: writes more rows in the same transaction.
             result: the model that a closed round made.
+
+        Returns:
+            The transition's entries that the timeline keeps; those beyond `EVENTS_PER_ROUND` are counted.
         """
         with transaction(self.connection) as connection:
             connection.execute(
                 "UPDATE runs SET state_json = ? WHERE run = ?", (moved.state.model_dump_json(), run)
             )
-            _insert_timeline(connection, run, moved.timeline)
+            kept = _insert_timeline(connection, run, moved.timeline)
             for action in moved.actions:
                 if isinstance(action, RoundClosed) and result is not None:
                     record = action.record
@@ -125,6 +144,7 @@ class Store:
                     _insert_model(connection, run, record.round, result.digest)
             if also is not None:
                 also(connection)
+        return kept
 
     def record(self, run: str) -> ServerRunRecord:
         """The run's record: what `run.json` holds.
@@ -153,8 +173,25 @@ class Store:
                 for site in state.sites
                 if site.training_patients is not None
             },
-            timeline=tuple(TimelineEvent.model_validate_json(row["event_json"]) for row in events),
+            timeline=_in_order([_event(row) for row in events], self._not_kept(run)),
         )
+
+    def _not_kept(self, run: str) -> list[TimelineEvent]:
+        """One entry for all events of a kind, site and round that the timeline does not keep singly."""
+        rows = self.connection.execute(
+            "SELECT * FROM timeline_counts WHERE run = ? AND events > ? ORDER BY last_at",
+            (run, EVENTS_PER_ROUND),
+        )
+        return [
+            TimelineEvent(
+                at_unix_seconds=row["last_at"],
+                kind=row["kind"],
+                site=row["site"],
+                round=row["round"] if row["round"] != _NO_ROUND else None,
+                detail=f"{row['events'] - EVENTS_PER_ROUND} more like these; the last one at this time",
+            )
+            for row in rows
+        ]
 
     # --- objects --------------------------------------------------------------------------------------
 
@@ -264,13 +301,33 @@ class Store:
         ).fetchone()
         return None if row is None else CommitRow(**dict(row))
 
+    def newest_receipt(self, site: str) -> CommitRow | None:
+        """The newest commit of a site, over all runs, that carried a ledger head.
+
+        Newest by the order in which the rows were written: the clock may have been set back.
+        """
+        row = self.connection.execute(
+            "SELECT * FROM commits WHERE site = ? AND ledger_head != '' ORDER BY rowid DESC LIMIT 1", (site,)
+        ).fetchone()
+        return None if row is None else CommitRow(**dict(row))
+
+    # --- sites ----------------------------------------------------------------------------------------
+
+    def revoked_sites(self) -> frozenset[str]:
+        """Sites whose every certificate has been revoked."""
+        rows = self.connection.execute(
+            "SELECT site FROM certificates GROUP BY site HAVING count(*) = count(revoked_at)"
+        )
+        return frozenset(str(row["site"]) for row in rows)
+
     # --- declarations ---------------------------------------------------------------------------------
 
     def declare(self, site: str, training_patients: Mapping[str, int], now: float) -> None:
         """Keep a site's public patient counts; each is declared once and repeated ever after.
 
         Raises:
-            CallRefusedError: a figure differs from the one declared before; nothing was kept.
+            CallRefusedError: a figure differs from the one declared before, or the site has declared itself
+                for `TASKS_PER_SITE` tasks already; nothing was kept.
         """
         with transaction(self.connection) as connection:
             rows = connection.execute(
@@ -283,6 +340,12 @@ class Store:
                         Code.FAILED_PRECONDITION,
                         f"training_patients[{task}] is {patients}; {site} declared {known[task]} before, "
                         "and the figure may not change",
+                    )
+                if len(known) > TASKS_PER_SITE:
+                    raise CallRefusedError(
+                        Code.RESOURCE_EXHAUSTED,
+                        f"training_patients names {task}; {site} has declared {TASKS_PER_SITE} tasks, "
+                        "and no more are kept",
                     )
                 connection.execute(
                     "INSERT OR IGNORE INTO declarations VALUES (?, ?, ?, ?)", (site, task, patients, now)
@@ -317,11 +380,36 @@ def _insert_model(connection: sqlite3.Connection, run: str, round_number: int, d
     connection.execute("INSERT INTO run_models VALUES (?, ?, ?)", (run, round_number, digest))
 
 
-def _insert_timeline(connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent]) -> None:
+def _insert_timeline(
+    connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent]
+) -> tuple[TimelineEvent, ...]:
+    kept = tuple(event for event in events if event.site is None or _count(connection, run, event))
     connection.executemany(
         "INSERT INTO timeline (run, event_json) VALUES (?, ?)",
-        [(run, event.model_dump_json()) for event in events],
+        [(run, event.model_dump_json()) for event in kept],
     )
+    return kept
+
+
+def _event(row: sqlite3.Row) -> TimelineEvent:
+    return TimelineEvent.model_validate_json(row["event_json"])
+
+
+def _in_order(kept: list[TimelineEvent], summaries: list[TimelineEvent]) -> tuple[TimelineEvent, ...]:
+    if not summaries:
+        return tuple(kept)  # as they happened, even where the clock was set back
+    return tuple(sorted([*kept, *summaries], key=lambda event: event.at_unix_seconds))
+
+
+def _count(connection: sqlite3.Connection, run: str, event: TimelineEvent) -> bool:
+    """Count what a site caused; True while the timeline has room for it."""
+    number = _NO_ROUND if event.round is None else event.round
+    row = connection.execute(
+        "INSERT INTO timeline_counts VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE "
+        "SET events = events + 1, last_at = excluded.last_at RETURNING events",
+        (run, event.site, event.kind, number, event.at_unix_seconds),
+    ).fetchone()
+    return int(row["events"]) <= EVENTS_PER_ROUND
 
 
 def _open_round_record(state: RunState) -> ServerRound:

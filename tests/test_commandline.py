@@ -1,8 +1,10 @@
 """What a command prints and returns when it fails."""
 
 import pytest
+import typer
 
-from adpfl.commandline import run_command
+from adpfl import __version__
+from adpfl.commandline import run_command, show_version
 from adpfl.errors import ConfigError, DataError
 
 
@@ -53,3 +55,11 @@ def test_debug_adds_the_traceback(capsys, monkeypatch):
 
 def test_a_command_that_succeeds_returns():
     run_command(lambda: None)
+
+
+def test_version_ends_before_anything_else(capsys):
+    show_version(wanted=False)
+    assert not capsys.readouterr().out
+    with pytest.raises(typer.Exit):
+        show_version(wanted=True)
+    assert capsys.readouterr().out == f"adpfl {__version__}\n"

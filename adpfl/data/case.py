@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+PatientBasis = Literal["patient", "lesion", "image"]
+"""What a case's `patient` tells apart: patients, or as a makeshift lesions or single images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,8 @@ class Case:
         mask: the reference segmentation; None where only a prediction is wanted.
         source: where the layout says the case came from (an institution, a split); None where it does not
             say.
+        patient_is: what `patient` tells apart. Where it is not a patient, splits keep only a lesion or an
+            image together, and privacy protects no more than that.
     """
 
     case: str
@@ -23,3 +29,4 @@ class Case:
     image: Path
     mask: Path | None
     source: str | None = None
+    patient_is: PatientBasis = "patient"

@@ -51,7 +51,7 @@ def read_ham10000(folder: Path, *, with_masks: bool = True) -> tuple[list[Case],
         if origin is None or origin.patient is None:
             problems.append(f"{case} has no lesion_id in {table.name}")
         elif not with_masks or case in masks:
-            cases.append(Case(case, origin.patient, image, masks.get(case), origin.source))
+            cases.append(Case(case, origin.patient, image, masks.get(case), origin.source, "lesion"))
     return cases, problems
 
 

@@ -8,14 +8,14 @@ tables are passed over.
 
 The challenges do not say which images show the same patient. Where a CSV in the folder does (an image column
 and a `patient_id` column, as in the ISIC Archive's metadata; optionally `source`), it is followed; else each
-image is its own patient.
+image is its own patient, and its case says so in `patient_is`.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from adpfl.data.case import Case
+from adpfl.data.case import Case, PatientBasis
 from adpfl.data.image_pairs import find_images, find_masks, unpaired
 from adpfl.data.metadata import Origin, read_origins
 from adpfl.errors import DataError
@@ -68,8 +68,13 @@ def read_isic(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
             problems.append(f"{case} is missing in the table that names patients")
             continue
         if not with_masks or case in masks:
-            cases.append(Case(case, origin.patient or case, image, masks.get(case), origin.source))
+            patient, basis = _patient_of(case, origin)
+            cases.append(Case(case, patient, image, masks.get(case), origin.source, basis))
     return cases, problems
+
+
+def _patient_of(case: str, origin: Origin) -> tuple[str, PatientBasis]:
+    return (case, "image") if origin.patient is None else (origin.patient, "patient")
 
 
 def _parts(folder: Path) -> list[_Part]:

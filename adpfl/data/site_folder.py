@@ -59,11 +59,18 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_metadata(cases: Sequence[Case], path: Path) -> None:
-    """Write the table that `adpfl.data.isic` reads patients and sources from."""
+    """Write the table that `adpfl.data.isic` reads patients and sources from.
+
+    An image that is its own patient for want of a better one keeps an empty cell, and is read back as such.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["image_id", PATIENT_COLUMN, SOURCE_COLUMN])
-        table.writerows([case.case, case.patient, case.source or ""] for case in cases)
+        table.writerows([case.case, _known_patient(case), case.source or ""] for case in cases)
+
+
+def _known_patient(case: Case) -> str:
+    return "" if case.patient_is == "image" and case.patient == case.case else case.patient
 
 
 def _fill(folder: Path, cases: Sequence[Case], *, link: bool) -> None:

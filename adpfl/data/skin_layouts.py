@@ -49,5 +49,7 @@ def read_skin_folder(folder: Path, *, with_masks: bool = True) -> list[Case]:
 def _read_plain(folder: Path) -> list[Case]:
     images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [
-        Case(path.stem, path.stem, path, None) for path in sorted(images) if not path.name.startswith(".")
+        Case(path.stem, path.stem, path, None, patient_is="image")
+        for path in sorted(images)
+        if not path.name.startswith(".")
     ]

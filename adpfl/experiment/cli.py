@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from adpfl.commandline import run_command
+from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
+from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
+from adpfl.experiment.audit_command import audit
+from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -28,12 +31,18 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+@app.callback()
+def adpfl(*, version: VersionOption = False) -> None:
+    """What stands before a command."""
+
+
 class ArmOption(StrEnum):
-    """The arms of the published comparison."""
+    """The arms of the published comparison, and one with a finite guarantee."""
 
     FL = "fl"
     DP_FL = "dp-fl"
     ADP_FL = "adp-fl"
+    RIGOROUS = "rigorous"
 
 
 class ReadingOption(StrEnum):
@@ -43,20 +52,6 @@ class ReadingOption(StrEnum):
     MULTIPLIER_MEAN = "multiplier_mean"
     BUDGET = "budget"
     BUDGET_N = "budget_n"
-
-
-class MechanismOption(StrEnum):
-    """Mechanisms whose figure can be asked for."""
-
-    LAPLACE_L2 = "laplace_l2"
-
-
-class SamplingOption(StrEnum):
-    """How the units of a step are chosen."""
-
-    POISSON = "poisson"
-    PARTITION = "partition"
-    FULL = "full"
 
 
 @app.command(
@@ -72,7 +67,11 @@ def demo(
         ),
     ] = None,
     arm: Annotated[
-        ArmOption, typer.Option(help="Which arm of the published comparison to run.")
+        ArmOption,
+        typer.Option(
+            help="fl, dp-fl, adp-fl: the arms of the published comparison; rigorous: a finite honest "
+            "epsilon of 8, at its price."
+        ),
     ] = ArmOption.ADP_FL,
     output: Annotated[
         Path, typer.Option(help="Folder to make; an earlier demonstration there is replaced.")
@@ -82,7 +81,7 @@ def demo(
     sites: Annotated[int, typer.Option(min=1, max=12, help="Hospitals.")] = 3,
     images: Annotated[int, typer.Option(min=8, help="Generated images a hospital, without --data.")] = 48,
     reading: Annotated[
-        ReadingOption, typer.Option(help="How the nominal epsilon becomes noise.")
+        ReadingOption, typer.Option(help="dp-fl, adp-fl: how the nominal epsilon becomes noise.")
     ] = ReadingOption.MULTIPLIER,
     seed: Annotated[
         int, typer.Option(min=0, help="Of images, splits and initial weights; never of noise.")
@@ -98,7 +97,7 @@ def demo(
     from adpfl.experiment.demo.conduct import run_demo  # noqa: PLC0415
     from adpfl.experiment.demo.configuration import DemoChoices  # noqa: PLC0415
     from adpfl.experiment.demo.processes import ChildFailedError  # noqa: PLC0415
-    from adpfl.experiment.summary import print_summary  # noqa: PLC0415
+    from adpfl.experiment.summary import print_next_steps, print_summary  # noqa: PLC0415
 
     choices = DemoChoices(
         arm=arm.value,
@@ -118,8 +117,9 @@ def demo(
             typer.echo(f"  {line}", err=True)
         raise
     print_summary(run.record, console)
-    typer.echo(f"report: {folder.report}")
+    typer.echo(f"report: {folder.report} (open it in a browser)")
     typer.echo(f"record: {folder.record}")
+    print_next_steps(run.record, console)
 
 
 @app.command(
@@ -127,6 +127,7 @@ def demo(
     epilog="Example: adpfl report server/runs/demo state/hospital1 --output report.html",
 )
 def report(
+    *,
     server_folder: Annotated[
         Path, typer.Argument(help="Folder with run.json, or the aggregator's state folder.")
     ],
@@ -136,17 +137,24 @@ def report(
     ] = None,
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     run: Annotated[str | None, typer.Option(help="Which run, where a state folder holds several.")] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Say that the images were generated and show no person.")
+    ] = False,
 ) -> None:
     """Write a run's report: what the server saw, joined with the sites' private records that are given.
 
     Without a site's folder the page holds no score, threshold or picture: those stay at the sites.
     """
     from adpfl.experiment.report.page import write_page  # noqa: PLC0415 - brings matplotlib
-    from adpfl.experiment.report.record import load_run  # noqa: PLC0415
+    from adpfl.experiment.report.record import DataNote, load_run  # noqa: PLC0415
 
+    sites = tuple(site_folders or ())
+    for name, folder in (("SERVER_FOLDER", server_folder), *(("SITE_FOLDERS", site) for site in sites)):
+        if not folder.is_dir():
+            raise ConfigError(f"{name} is {folder}; there is no such folder")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; its folder does not exist")
-    write_page(output, load_run(server_folder, tuple(site_folders or ()), run=run))
+    write_page(output, load_run(server_folder, sites, run=run, data_note=DataNote(synthetic=synthetic)))
     typer.echo(f"report: {output}")
 
 
@@ -162,52 +170,9 @@ def kernels(
     typer.echo(json.dumps({"backend": backend}) if as_json else f"active backend: {backend}")
 
 
-@app.command(
-    short_help="The honest epsilon of given noise.",
-    epilog="Example: adpfl epsilon --mechanism laplace_l2 --noise-multiplier 10 --dimension 1000000 "
-    "--sampling poisson --sampling-probability 0.1 --steps 1000 --delta 1e-5 --json",
-)
-def epsilon(
-    *,
-    mechanism: Annotated[MechanismOption, typer.Option(help="What clips and adds noise.")],
-    noise_multiplier: Annotated[float, typer.Option(help="Noise scale over clip norm, b/C, on the sum.")],
-    dimension: Annotated[int, typer.Option(min=1, help="Coordinates of a gradient.")],
-    sampling: Annotated[SamplingOption, typer.Option(help="How the units of a step are chosen.")],
-    steps: Annotated[int, typer.Option(min=1, help="Noised steps, composed.")],
-    delta: Annotated[float, typer.Option(help="At which epsilon is wanted; above 0 and below 1.")],
-    sampling_probability: Annotated[
-        float, typer.Option(help="Share of the units in a step; 1 with --sampling full.")
-    ] = 1.0,
-    units: Annotated[
-        int | None, typer.Option(min=1, help="How many units there are; checks that delta suits it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """The honest epsilon of noise with a threshold fixed in advance, with everything it refers to."""
-    from adpfl.experiment.figures_of_noise import guarantee_of_noise  # noqa: PLC0415 - brings torch
-
-    found = guarantee_of_noise(
-        mechanism=mechanism.value,
-        noise_multiplier=noise_multiplier,
-        dimension=dimension,
-        sampling_mode=sampling.value,
-        sampling_probability=sampling_probability,
-        steps=steps,
-        delta=delta,
-        unit_count=units,
-    )
-    if as_json:
-        typer.echo(found.model_dump_json())
-        return
-    typer.echo(f"epsilon {found.epsilon:.6g} at delta {found.delta:g}")
-    terms = (
-        f"mechanism {found.mechanism}, noise multiplier {noise_multiplier:g}, {dimension} coordinates",
-        f"sampling {found.sampling}; {found.steps} steps; accountant {found.accountant}",
-        f"unit {found.unit}, neighbouring relation {found.neighboring_relation}",
-        *found.caveats,
-    )
-    for term in terms:
-        typer.echo(f"  {term}")
+app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
+app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
+app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
 
 
 @data_app.command(
@@ -224,7 +189,10 @@ def generate(
 ) -> None:
     """Generate dermoscopic photographs with masks, in the layout of ISIC 2017."""
     from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings numpy and scipy
+    from adpfl.data.synthetic.dermoscopy_sites import PROFILES  # noqa: PLC0415
 
+    if profile not in PROFILES:
+        raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
     cases = write_clinic(folder, profile, images=images, seed=seed)
     patients = len({case.patient for case in cases})
     typer.echo(f"{folder}: {len(cases)} images of {patients} patients, profile {profile}, seed {seed}")

@@ -1,9 +1,10 @@
 """What `adpfl epsilon` and `adpfl calibrate` answer, without the command line around it."""
 
-from typing import Any
+from typing import Any, Final
 
 from adpfl.config import parse
 from adpfl.errors import ConfigError
+from adpfl.experiment.report.caveat_words import in_words
 from adpfl.privacy.calibration import calibrate
 from adpfl.privacy.certificate import Certificate, SamplingMode, certify_configuration
 from adpfl.privacy.guarantee import IF_FIXED_MEANING
@@ -16,22 +17,41 @@ from adpfl.privacy.plan import (
     SlackThreshold,
 )
 
-THRESHOLD_METHODS = ("fixed", "percentile", "noisy_bits", "slack", "exponential")
+THRESHOLD_METHODS: Final = ("fixed", "percentile", "noisy_bits", "slack", "exponential")
 
-_ABOUT_EXPONENTIAL = {"epsilon": "--threshold-epsilon", "refresh_steps": "--threshold-refresh-steps"}
+_OPTIONS: Final = {
+    "percentile": ("--percentile", ("percentile", "noisy_bits", "slack", "exponential")),
+    "bit_noise_ratio": ("--bit-noise-ratio", ("noisy_bits",)),
+    "epsilon": ("--threshold-epsilon", ("exponential",)),
+    "refresh_steps": ("--threshold-refresh-steps", ("exponential",)),
+}
+"""A threshold's keys that may be given: the option of each, and the methods that have it."""
+
+_ONE_UNIT: Final = "whatever is clipped as one: a patient, or a record"
+
+_REQUIRED: Final = {"exponential": ("epsilon", "refresh_steps")}
+
+_MODELS: Final[dict[str, type[AnyThreshold]]] = {
+    "percentile": PercentileThreshold,
+    "noisy_bits": NoisyBitsThreshold,
+    "slack": SlackThreshold,
+    "exponential": ExponentialThreshold,
+}
 
 
 def threshold_of(
     method: str = "fixed",
     *,
+    percentile: float | None = None,
     bit_noise_ratio: float | None = None,
     threshold_epsilon: float | None = None,
     refresh_steps: int | None = None,
 ) -> AnyThreshold:
-    """The threshold that options describe; only what bears on the figure can be given.
+    """The threshold that options describe.
 
     Args:
         method: one of `THRESHOLD_METHODS`.
+        percentile: which one C follows, where it follows any; the figure is the same for all of them.
         bit_noise_ratio: `noisy_bits`: noise on the bits over the noise multiplier; 2.5 by default.
         threshold_epsilon: `exponential`: pure epsilon of one choice.
         refresh_steps: `exponential`: steps between two choices.
@@ -39,32 +59,33 @@ def threshold_of(
     Raises:
         ConfigError: an option is out of range, missing, or belongs to another method.
     """
-    given = {
-        "bit_noise_ratio": ("noisy_bits", bit_noise_ratio),
-        "epsilon": ("exponential", threshold_epsilon),
-        "refresh_steps": ("exponential", refresh_steps),
-    }
-    document: dict[str, Any] = {"method": method}
-    for key, (owner, value) in given.items():
-        option = _ABOUT_EXPONENTIAL.get(key, "--bit-noise-ratio")
-        if value is not None and owner != method:
-            raise ConfigError(f"{option} is {value}; goes with --threshold {owner}, not {method}")
-        if value is None and owner == method == "exponential":
-            raise ConfigError(f"{option} is missing; --threshold exponential needs it")
-        if value is not None:
-            document[key] = value
-    match method:
-        case "fixed":
-            return FixedThreshold(method="fixed", clip_norm=1.0)  # the figure does not depend on C
-        case "percentile":
-            return parse(document, PercentileThreshold, source="--threshold")
-        case "noisy_bits":
-            return parse(document, NoisyBitsThreshold, source="--threshold")
-        case "slack":
-            return parse(document, SlackThreshold, source="--threshold")
-        case "exponential":
-            return parse(document, ExponentialThreshold, source="--threshold")
-    raise ConfigError(f"--threshold is {method}; must be one of {', '.join(THRESHOLD_METHODS)}")
+    if method not in THRESHOLD_METHODS:
+        raise ConfigError(f"--threshold is {method}; must be one of {', '.join(THRESHOLD_METHODS)}")
+    values = (percentile, bit_noise_ratio, threshold_epsilon, refresh_steps)
+    given = {key: value for key, value in zip(_OPTIONS, values, strict=True) if value is not None}
+    for key, value in given.items():
+        option, methods = _OPTIONS[key]
+        if method not in methods:
+            raise ConfigError(
+                f"{option} is {value}; goes with --threshold {' or '.join(methods)}, not {method}"
+            )
+    for key in _REQUIRED.get(method, ()):
+        if key not in given:
+            raise ConfigError(f"{_OPTIONS[key][0]} is missing; --threshold {method} needs it")
+    if method == "fixed":
+        return FixedThreshold(method="fixed", clip_norm=1.0)  # the figure does not depend on C
+    return _parsed(method, given)
+
+
+def _parsed(method: str, given: dict[str, Any]) -> AnyThreshold:
+    """The threshold of these keys; a value out of range is told by its option."""
+    source = "--threshold"
+    try:
+        return parse({"method": method, **given}, _MODELS[method], source=source)
+    except ConfigError as error:
+        told = str(error).removeprefix(f"{source}: ")
+        key, blank, rest = told.partition(" ")
+        raise ConfigError(f"{_OPTIONS[key][0] if key in _OPTIONS else key}{blank}{rest}") from error
 
 
 def epsilon_answer(
@@ -79,13 +100,16 @@ def epsilon_answer(
     epochs: int | None = None,
     records_per_patient: int = 1,
     threshold: AnyThreshold | None = None,
+    unit_count: int | None = None,
 ) -> Certificate:
     """Epsilon(delta) of one configuration; see `certify_configuration`.
+
+    With `unit_count`, a caveat says where delta is too large for so few units.
 
     Raises:
         ConfigError: an option is out of range or contradicts another.
     """
-    return certify_configuration(
+    certificate = certify_configuration(
         mechanism=mechanism,
         noise_multiplier=noise_multiplier,
         dimension=dimension,
@@ -97,6 +121,7 @@ def epsilon_answer(
         records_per_patient=records_per_patient,
         threshold=threshold or threshold_of(),
     )
+    return _held_against(certificate, unit_count)
 
 
 def calibration_answer(
@@ -111,13 +136,14 @@ def calibration_answer(
     epochs: int | None = None,
     records_per_patient: int = 1,
     threshold: AnyThreshold | None = None,
+    unit_count: int | None = None,
 ) -> Certificate:
     """The least noise multiplier whose certified epsilon is at most the target, with its certificate.
 
     Raises:
         ConfigError: an option is out of range, contradicts another, or no noise reaches the target.
     """
-    return calibrate(
+    certificate = calibrate(
         target_epsilon=target_epsilon,
         mechanism=mechanism,
         dimension=dimension,
@@ -129,6 +155,21 @@ def calibration_answer(
         records_per_patient=records_per_patient,
         threshold=threshold or threshold_of(),
     )
+    return _held_against(certificate, unit_count)
+
+
+def _held_against(certificate: Certificate, unit_count: int | None) -> Certificate:
+    """The certificate, with a caveat where its delta would allow giving one of so many units away whole."""
+    if unit_count is None:
+        return certificate
+    if unit_count < 1:
+        raise ConfigError(f"--units is {unit_count}; must be at least 1")
+    if certificate.delta * unit_count < 1.0:
+        return certificate
+    caveat = (
+        f"delta {certificate.delta:g} is not below 1/{unit_count}: it would allow giving one unit away whole"
+    )
+    return certificate.model_copy(update={"caveats": (*certificate.caveats, caveat)})
 
 
 def answer_rows(certificate: Certificate) -> tuple[tuple[str, str], ...]:
@@ -148,8 +189,8 @@ def answer_rows(certificate: Certificate) -> tuple[tuple[str, str], ...]:
         ("threshold", certificate.threshold),
         ("sampling", f"{certificate.sampling}, probability {certificate.sampling_probability:g}"),
         ("steps", f"{certificate.steps}, of which {certificate.releases} are composed"),
-        ("unit", certificate.unit),
+        ("unit", _ONE_UNIT if certificate.records_per_patient == 1 else certificate.unit),
         ("neighbouring relation", certificate.neighboring_relation),
-        *(("note", caveat) for caveat in certificate.caveats),
+        *(("note", in_words(caveat)) for caveat in certificate.caveats),
     ]
     return tuple(rows)

@@ -3,10 +3,14 @@
 No IO and no clock. The server stores the new state and what the actions record in one transaction, and only
 then acts and answers; after a crash the stored state alone says how to go on (`actions_on_resume`).
 
+A round opens only while a quorum of sites is ready: training costs a site budget, which a round that cannot
+close would waste. A site is ready once its agent has asked for a task, which it does after its own policy has
+let the run pass. It stands aside while it refuses the run or has fallen silent; a refusal is final for the
+agent that made it, and only another instance of the agent takes it back.
+
 A round closes when every site that can still answer has answered, or at its deadline, whichever comes first,
-and never with fewer updates than the quorum. A site stands aside while it refuses the run or has fallen
-silent. Past the deadline without a quorum the round waits on, and says so. An update counts once: later,
-repeated and contradicting ones get an answer and an entry in the timeline.
+and never with fewer updates than the quorum. Past the deadline without a quorum the round waits on, and says
+so. An update counts once: later, repeated and contradicting ones get an answer and an entry in the timeline.
 """
 
 from functools import singledispatch
@@ -25,6 +29,7 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteReady,
     SiteRefused,
     Task,
     TasksChanged,
@@ -86,9 +91,9 @@ def task_for(state: RunState, name: str) -> Task:
     if not site.joined:
         reason = "join first"
     elif site.refusal is not None:
-        reason = "this site stands aside until its agent joins again"
+        reason = "this site refuses the run until its agent is started again"
     elif current is None:
-        reason = "waiting for enough sites to join"
+        reason = "waiting for enough sites"
     elif current.aggregating or name in current.answered:
         reason = "waiting for the round to close"
     else:
@@ -127,14 +132,14 @@ def _apply(event: Event, state: RunState, now: float) -> Transition:
 @_apply.register
 def _site_joined(event: SiteJoined, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
-    known = site.model_copy(
-        update={
-            "instance_id": event.instance_id,
-            "training_patients": event.training_patients,
-            "refusal": None,
-            "silent": False,
-        }
-    )
+    declared = {
+        "instance_id": event.instance_id,
+        "training_patients": event.training_patients,
+        "silent": False,
+    }
+    if site.instance_id != event.instance_id:  # what an earlier agent decided binds this one to nothing
+        declared |= {"ready": False, "refusal": None}
+    known = site.model_copy(update=declared)
     if known == site or state.over:
         return Transition(state)
     if not site.joined:
@@ -148,12 +153,20 @@ def _site_joined(event: SiteJoined, state: RunState, now: float) -> Transition:
 
 
 @_apply.register
+def _site_ready(event: SiteReady, state: RunState, now: float) -> Transition:  # noqa: ARG001 - dispatch
+    site = state.site(event.site)
+    if not site.undecided or state.over:
+        return Transition(state)
+    return Transition(_with_site(state, site.model_copy(update={"ready": True})))
+
+
+@_apply.register
 def _site_refused(event: SiteRefused, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
-    if site.refusal == event.reason or state.over:
+    if site.refusal is not None or state.over:  # said already: what it adds later changes nothing
         return Transition(state)
     return Transition(
-        _with_site(state, site.model_copy(update={"refusal": event.reason})),
+        _with_site(state, site.model_copy(update={"ready": False, "refusal": event.reason})),
         timeline=(
             _entry(now, "site_refused", site=site.site, round_number=_round(state), detail=event.reason),
         ),
@@ -189,13 +202,13 @@ def _update_arrived(event: UpdateArrived, state: RunState, now: float) -> Transi
     verdict = judge(state, event)
     if verdict is Verdict.ACCEPTED:
         return Transition(_with_update(state, event), verdict=verdict)
-    return Transition(state, timeline=(_note(event, verdict, now),), verdict=verdict)
+    return Transition(state, timeline=(_note(state, event, verdict, now),), verdict=verdict)
 
 
 @_apply.register
 def _update_noted(event: UpdateNoted, state: RunState, now: float) -> Transition:
     state.site(event.site)
-    return Transition(state, timeline=(_note(event, event.verdict, now),))
+    return Transition(state, timeline=(_note(state, event, event.verdict, now),))
 
 
 @_apply.register
@@ -276,13 +289,13 @@ def _server_restarted(event: ServerRestarted, state: RunState, now: float) -> Tr
 
 def _advance(state: RunState, now: float) -> Transition:
     """Do what follows from the state alone: start the run, open a round, or close one."""
-    if state.status == "waiting":
-        return _start(state, now)
-    if state.status != "running":
+    if state.over:
         return Transition(state)
     current = state.open_round
     if current is None:
-        return _open(state, now)
+        if len(state.ready) < state.plan.cohort.quorum:
+            return Transition(state)
+        return _start(state, now) if state.status == "waiting" else _open(state, now)
     awaited = [site for site in state.sites if site.can_answer and site.site not in current.answered]
     complete = current.deadline_passed or not awaited
     if current.aggregating or not complete or len(current.updates) < state.plan.cohort.quorum:
@@ -293,10 +306,7 @@ def _advance(state: RunState, now: float) -> Transition:
 
 
 def _start(state: RunState, now: float) -> Transition:
-    ready = [site for site in state.sites if site.joined and site.can_answer]
-    if len(ready) < state.plan.cohort.quorum:
-        return Transition(state)
-    detail = f"{len(ready)} of {len(state.sites)} sites joined"
+    detail = f"{len(state.ready)} of {len(state.sites)} sites ready"
     opened = _open(state.model_copy(update={"status": "running"}), now)
     return Transition(opened.state, opened.actions, (_entry(now, "run_started", detail=detail),))
 
@@ -332,7 +342,7 @@ def _share(state: RunState, name: str) -> int:
 
 
 def _with_update(state: RunState, event: UpdateArrived) -> RunState:
-    """Add an update to the open round, in the cohort's order; it is also a sign of life and of consent."""
+    """Add an update to the open round, in the cohort's order; it is also a sign of life."""
     current = state.open_round
     assert current is not None, "only an update of the open round is accepted"
     digests = {update.site: update.update_digest for update in current.updates}
@@ -343,7 +353,7 @@ def _with_update(state: RunState, event: UpdateArrived) -> RunState:
         if name in digests
     )
     changed = state.model_copy(update={"open_round": current.model_copy(update={"updates": updates})})
-    site = state.site(event.site).model_copy(update={"silent": False, "refusal": None})
+    site = state.site(event.site).model_copy(update={"silent": False})
     return _with_site(changed, site)
 
 
@@ -356,9 +366,14 @@ def _round(state: RunState) -> int | None:
     return state.open_round.round if state.open_round else None
 
 
-def _note(event: UpdateArrived | UpdateNoted, verdict: Verdict, now: float) -> TimelineEvent:
+def _note(state: RunState, event: UpdateArrived | UpdateNoted, verdict: Verdict, now: float) -> TimelineEvent:
     detail = f"update {event.update_digest[:12]} on base {event.base_digest[:12]}"
-    return _entry(now, f"update_{verdict.value}", site=event.site, round_number=event.round, detail=detail)
+    # A round that has not opened is whatever its sender likes; entries are bounded by the rounds that have.
+    newest = max(state.rounds_closed, _round(state) or 0)
+    if event.round > newest:
+        detail += f" of round {event.round}"
+    number = min(event.round, newest)
+    return _entry(now, f"update_{verdict.value}", site=event.site, round_number=number, detail=detail)
 
 
 def _entry(

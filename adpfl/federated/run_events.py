@@ -21,8 +21,15 @@ class SiteJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteReady:
+    """An agent asked for a task of the run: its own policy has let the run pass."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class SiteRefused:
-    """A site's own policy or budget refuses the run."""
+    """A site's own policy or budget refuses the run, until another agent of it joins."""
 
     site: str
     reason: str
@@ -91,6 +98,7 @@ class ServerRestarted:
 
 Event = (
     SiteJoined
+    | SiteReady
     | SiteRefused
     | SiteFellSilent
     | SiteHeard

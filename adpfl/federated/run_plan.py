@@ -57,10 +57,12 @@ class RunPlan(FrozenModel):
     """Governs initialisation and augmentation only; never noise, never sampling."""
 
     @property
-    def arm(self) -> Literal["fl", "dp-fl", "adp-fl"]:
-        """The paper's name for this kind of privacy: none, a fixed clip norm, an adaptive one."""
+    def arm(self) -> Literal["fl", "dp-fl", "adp-fl", "rigorous"]:
+        """The paper's name for this kind of privacy (none, fixed clip norm, percentile), or `rigorous`."""
         if isinstance(self.privacy, UnsafeNonePrivacy):
             return "fl"
+        if isinstance(self.privacy, RigorousPrivacy):
+            return "rigorous"
         return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
 
     @model_validator(mode="after")

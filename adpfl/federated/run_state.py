@@ -19,8 +19,10 @@ class SiteState(FrozenModel):
     instance_id: str | None = None
     """None until the site joins."""
     training_patients: int | None = None
+    ready: bool = False
+    """Whether this agent has asked for a task of the run: its own policy has then let the run pass."""
     refusal: str | None = None
-    """Why the site refuses the run; None where it does not."""
+    """Why this agent refuses the run; None where it does not. Another instance_id starts afresh."""
     silent: bool = False
     """Nothing has been heard of it for longer than the server waits."""
     rounds_missed: int = 0
@@ -29,6 +31,11 @@ class SiteState(FrozenModel):
     def joined(self) -> bool:
         """Whether an agent of the site has ever joined."""
         return self.instance_id is not None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the agent has neither asked for a task yet nor refused."""
+        return self.joined and not self.ready and self.refusal is None
 
     @property
     def can_answer(self) -> bool:
@@ -99,6 +106,11 @@ class RunState(FrozenModel):
         return current.opened_at + self.plan.cohort.round_deadline_seconds
 
     @property
+    def ready(self) -> tuple[str, ...]:
+        """Sites that would train now, in the order of the cohort; a round opens with a quorum of them."""
+        return tuple(site.site for site in self.sites if site.ready and site.can_answer)
+
+    @property
     def absent(self) -> tuple[str, ...]:
         """Sites whose update the open round lacks, in the order of the cohort."""
         current = self.open_round
@@ -131,18 +143,18 @@ def words(names: Sequence[str]) -> str:
 
 
 def _waiting(state: RunState) -> str:
-    absent = [site.site for site in state.sites if not site.joined]
-    text = (
-        f"waiting: {len(state.sites) - len(absent)} of {len(state.sites)} sites joined, "
-        f"{state.plan.cohort.quorum} needed"
-    )
+    absent = [site.site for site in state.sites if site.site not in state.ready]
+    text = f"waiting: {len(state.ready)} of {len(state.sites)} sites ready, {state.plan.cohort.quorum} needed"
     return f"{text}, missing {words(absent)}" if absent else text
 
 
 def _running(state: RunState) -> str:
     current = state.open_round
     if current is None:
-        return f"running: {state.rounds_closed} of {state.plan.rounds} rounds"
+        return (
+            f"running: {state.rounds_closed} of {state.plan.rounds} rounds, "
+            f"{len(state.ready)} of {len(state.sites)} sites ready, {state.plan.cohort.quorum} needed"
+        )
     text = (
         f"running: round {current.round} of {state.plan.rounds}, "
         f"{len(current.updates)} of {len(state.sites)} updates"

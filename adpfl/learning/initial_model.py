@@ -44,13 +44,15 @@ def build_network(plan: RunPlan, task: Task) -> nn.Module:
     if len(plan.image_size) != task.spatial_dims:
         raise ConfigError(
             f"image_size is {list(plan.image_size)}; must have {task.spatial_dims} entries "
-            f"for task {task.name}"
+            f"for task {task.name}",
+            rule="plan",
         )
     divisor = size_divisor(plan.network, spatial_dims=task.spatial_dims)
     if any(extent % divisor or extent < 2 * divisor for extent in plan.image_size):
         raise ConfigError(
             f"image_size is {list(plan.image_size)}; each entry must be a multiple of {divisor}, "
-            f"at least {2 * divisor}, for network {plan.network.architecture} {plan.network.size}"
+            f"at least {2 * divisor}, for network {plan.network.architecture} {plan.network.size}",
+            rule="plan",
         )
     return build(
         plan.network,

@@ -95,6 +95,10 @@ def local_update(
             raise TrainingStoppedError(
                 f"round {round_number} was stopped after {step} of {plan.local.steps} steps"
             )
+        if engine.needs_all_units(step):
+            # Gradients of units outside the step's sample serve the private choice of C and nothing else.
+            everyone = units.batch(engine.participating, round_number=round_number, step=step)
+            engine.choose_threshold(step, gradients.of(everyone))
         batch = units.batch(engine.sample(step), round_number=round_number, step=step)
         released = engine.release(step, gradients.of(batch))
         descent.step(released.mean_gradient)

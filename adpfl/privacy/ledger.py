@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from adpfl.errors import BudgetError, PrivacyError, StateError
-from adpfl.privacy import accounting, ledger_cap, ledger_requests
+from adpfl.privacy import accounting, ledger_cap, ledger_requests, ledger_rounds
 from adpfl.privacy.events import Charge, UnboundedEvent
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger_chain import Entry
@@ -146,8 +146,25 @@ class LedgerBook:
             raise BudgetError(
                 f"the clock is {behind:.0f} s behind the ledger's latest entry; may be at "
                 "most 300 s behind, until an operator acknowledges the change with: adpfl-client "
-                "acknowledge-clock; nothing was spent"
+                "acknowledge-clock; nothing was spent",
+                rule="ledger.clock",
             )
+
+    def require_planned(
+        self, run: str, round_number: int, base_digest: str, *, planned_rounds: int | None
+    ) -> None:
+        """Refuse a task that the approved plan does not have; see `adpfl.privacy.ledger_rounds`.
+
+        Raises:
+            BudgetError: the round is not one of the plan's, or the run has had too many tasks.
+        """
+        ledger_rounds.require_planned(
+            self.of_run(run),
+            run=run,
+            round_number=round_number,
+            base_digest=base_digest,
+            planned_rounds=planned_rounds,
+        )
 
     def plan_reservation(
         self, request: SpendRequest, policy: LedgerPolicy, fingerprints: Iterable[str]
@@ -163,7 +180,7 @@ class LedgerBook:
             The reservation's id and the entries to append.
 
         Raises:
-            BudgetError: the policy or the cap refuses.
+            BudgetError: the policy or the cap refuses, or the plan has no such round.
             StateError: the round's bytes are sealed already; they are to be sent again, not made again.
             PrivacyError: the request contradicts itself.
         """
@@ -171,6 +188,13 @@ class LedgerBook:
         self._require_participants(patients)
         self._require_same_terms(request)
         self._require_unsealed(request)
+        if request.metric is None:
+            self.require_planned(
+                request.run,
+                request.round_number,
+                request.base_digest,
+                planned_rounds=request.planned_rounds,
+            )
         charges = self._charges_of(request)
         admission, entries = self._admit(request, policy, patients, charges)
         if request.run not in self.terms:
@@ -343,6 +367,8 @@ class LedgerBook:
             return
         checks: list[tuple[str, object, object]] = [("plan_digest", known.plan_digest, request.plan_digest)]
         if request.metric is None:
+            if known.planned_rounds is not None:
+                checks.append(("planned_rounds", known.planned_rounds, request.planned_rounds))
             checks.append(("unit_count", known.unit_count, request.unit_count))
             checks.append(("dimension", known.dimension, request.dimension))
         for key, declared, found in checks:
@@ -401,7 +427,8 @@ class LedgerBook:
         if dedication is not None and dedication.plan_digest != request.plan_digest:
             raise BudgetError(
                 f"run {request.run}: the whole cap of data set {request.data_set_id} is dedicated to run "
-                f"{dedication.run}; no other plan may follow; nothing was spent"
+                f"{dedication.run}; no other plan may follow; nothing was spent",
+                rule="ledger.dedicated",
             )
         whole = ledger_requests.whole_charges(request)
         try:
@@ -416,7 +443,8 @@ class LedgerBook:
         except BudgetError as error:
             raise BudgetError(
                 f"round {request.round_number} of run {request.run} would bring data set "
-                f"{request.data_set_id} to {error}"
+                f"{request.data_set_id} to {error}",
+                rule=error.rule,
             ) from error
         if not admission.dedicates:
             return admission, []
@@ -436,7 +464,8 @@ class LedgerBook:
             )
             raise BudgetError(
                 f"run {request.run} has no finite guarantee ({why}); policy.accept_unbounded must name it "
-                "with a reason and who accepts it; nothing was spent"
+                "with a reason and who accepts it; nothing was spent",
+                rule="policy.accept_unbounded",
             )
         if (request.run, request.data_set_id) in self.accepted_runs:
             return []
@@ -452,5 +481,6 @@ class LedgerBook:
         if spoiled is not None:
             raise BudgetError(
                 f"data set {request.data_set_id} has had no finite guarantee since run {spoiled.run}; a "
-                "rigorous run needs policy.allow_rigorous_after_unbounded: true; nothing was spent"
+                "rigorous run needs policy.allow_rigorous_after_unbounded: true; nothing was spent",
+                rule="policy.allow_rigorous_after_unbounded",
             )

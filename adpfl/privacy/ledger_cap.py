@@ -79,10 +79,10 @@ def admit(
     if after <= policy.epsilon_cap:
         return Admission(orders, after, dedicates=False)
     if before:
-        raise BudgetError(_refusal(after, policy, " by its last round"))
+        raise _refusal(after, policy, " by its last round")
     alone = accounting.certify(whole, policy.delta).epsilon
     if alone > policy.epsilon_cap:
-        raise BudgetError(_refusal(alone, policy, " by its last round"))
+        raise _refusal(alone, policy, " by its last round")
     return Admission((), alone, dedicates=True)
 
 
@@ -161,12 +161,13 @@ def _best_order(charges: Sequence[Charge], policy: LedgerPolicy) -> float:
 
 def _within(epsilon: float, policy: LedgerPolicy) -> float:
     if epsilon > policy.epsilon_cap:
-        raise BudgetError(_refusal(epsilon, policy, ""))
+        raise _refusal(epsilon, policy, "")
     return epsilon
 
 
-def _refusal(epsilon: float, policy: LedgerPolicy, when: str) -> str:
-    return (
+def _refusal(epsilon: float, policy: LedgerPolicy, when: str) -> BudgetError:
+    return BudgetError(
         f"epsilon {epsilon:.4g} at delta {policy.delta:g}{when}; policy.epsilon_cap is "
-        f"{policy.epsilon_cap:g}; nothing was spent"
+        f"{policy.epsilon_cap:g}; nothing was spent",
+        rule="policy.epsilon_cap",
     )

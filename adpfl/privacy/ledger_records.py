@@ -60,6 +60,8 @@ class SpendRequest:
     planned_steps: int | None = None
     """Local steps of the whole run. With it, a run that could not finish is refused before its first round,
     and one that fits the cap only as a whole can have it dedicated."""
+    planned_rounds: int | None = None
+    """Rounds of the whole run. With it, no other round is ever charged; see `adpfl.privacy.ledger_rounds`."""
     planned_metrics: tuple[Charge, ...] = ()
     """What the metrics that the plan names cost over the whole run."""
     metric: MetricPlan | None = None
@@ -121,6 +123,7 @@ class RunTerms(FrozenModel):
     unit_count: int
     dimension: int
     planned_steps: int | None
+    planned_rounds: int | None = None
 
     def privacy_plan(self) -> PrivacyPlan:
         """The plan's privacy section, as this version reads it.

@@ -25,7 +25,8 @@ def whole_charges(request: SpendRequest) -> tuple[Charge, ...] | None:
         return None
     if request.planned_steps < request.steps:
         raise ConfigError(
-            f"planned_steps is {request.planned_steps}; must be at least the {request.steps} of one round"
+            f"planned_steps is {request.planned_steps}; must be at least the {request.steps} of one round",
+            rule="plan",
         )
     steps = accounting.charges(
         request.privacy,
@@ -64,6 +65,7 @@ def terms_body(request: SpendRequest) -> dict[str, Any]:
         "unit_count": request.unit_count,
         "dimension": request.dimension,
         "planned_steps": request.planned_steps,
+        "planned_rounds": request.planned_rounds,
     }
 
 

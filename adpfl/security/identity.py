@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
@@ -46,10 +46,6 @@ class ServerIdentity:
         """The consortium's name, as its authority's certificate has it."""
         return consortium_of(self.authority)
 
-    def sign(self, message: bytes) -> bytes:
-        """Return an ECDSA P-256 signature with SHA-256 over a message, DER."""
-        return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
-
 
 @dataclass(frozen=True)
 class SiteIdentity:
@@ -68,19 +64,6 @@ class SiteIdentity:
     def consortium(self) -> str:
         """The consortium's name, as its authority's certificate has it."""
         return consortium_of(self.authority)
-
-    def check_signature(self, message: bytes, signature: bytes) -> None:
-        """Verify a signature that the server made with `ServerIdentity.sign`.
-
-        Raises:
-            IdentityError: the signature is not the server's over these bytes.
-        """
-        try:
-            public_key(self.server_certificate).verify(signature, message, ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature as error:
-            raise IdentityError(
-                "a receipt's signature is not the server's; the receipt proves nothing"
-            ) from error
 
 
 def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

@@ -133,7 +133,7 @@ class Manifest:
 
         Raises:
             IntegrityError: not the canonical JSON of a manifest.
-            ProtocolError: a field breaks the contract's limits.
+            ProtocolError: a field breaks the contract's limits, or the text is nested too deeply to be read.
         """
         try:
             document: Any = json.loads(text)
@@ -145,6 +145,8 @@ class Manifest:
                 chunk_size=document["chunk_size"],
                 chunk_digests=tuple(document["chunks"]),
             )
+        except RecursionError as error:
+            raise ProtocolError("manifest is nested too deeply to be read") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
                 f"stored manifest cannot be read: {type(error).__name__}: {error}"

@@ -6,6 +6,8 @@ hexadecimal digits; on the wire it is 32 bytes.
 
 import re
 from collections.abc import Sized
+from enum import IntEnum
+from typing import TypeVar
 
 from adpfl.errors import ProtocolError
 
@@ -19,6 +21,7 @@ TENSOR_DIMENSIONS = 8
 DIGESTS_PER_REQUEST = 4_096
 PLAN_BYTES = 2**20
 TEXT_BYTES = 1_024
+TOKEN_BYTES = 256
 CERTIFICATE_REQUEST_BYTES = 8 * 2**10
 CERTIFICATE_CHAIN_BYTES = 64 * 2**10
 SIGNATURE_BYTES = 128
@@ -26,6 +29,8 @@ WAIT_SECONDS = 30
 METRICS_PER_REPORT = 64
 TASKS_PER_JOIN = 64
 ROUND_MAX = 100_000
+
+EnumType = TypeVar("EnumType", bound=IntEnum)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -104,6 +109,19 @@ def digest_from_wire(field: str, raw: bytes) -> str:
     if len(raw) != 32:
         raise ProtocolError(f"{field} has {len(raw)} bytes; must be 32 (SHA-256)")
     return raw.hex()
+
+
+def enum_from_wire(name: str, kind: type[EnumType], value: int) -> EnumType:
+    """Turn a protobuf enum into ours.
+
+    Raises:
+        ProtocolError: unspecified, or a value that this version does not know.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(f"{member.value} {member.name}" for member in kind)
+        raise ProtocolError(f"{name} is {value}; must be one of {known}") from error
 
 
 def _short(value: str) -> str:

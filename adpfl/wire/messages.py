@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TypeVar
 
 from adpfl.errors import ProtocolError
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
-
-EnumType = TypeVar("EnumType", bound=IntEnum)
+from adpfl.wire.receipts import SignedReceipt
 
 
 class RunStatus(IntEnum):
@@ -47,19 +45,6 @@ class SiteActivity(IntEnum):
     REFUSED = 5
 
 
-def enum_from_wire(name: str, kind: type[EnumType], value: int) -> EnumType:
-    """Turn a protobuf enum into ours.
-
-    Raises:
-        ProtocolError: unspecified, or a value that this version does not know.
-    """
-    try:
-        return kind(value)
-    except ValueError as error:
-        known = ", ".join(f"{member.value} {member.name}" for member in kind)
-        raise ProtocolError(f"{name} is {value}; must be one of {known}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:
     """A one-time token and a certificate signing request (PKCS#10, DER)."""
@@ -70,7 +55,7 @@ class EnrollRequest:
 
     def __post_init__(self) -> None:
         limits.check_name("EnrollRequest.site", self.site)
-        limits.check_text("EnrollRequest.token", self.token)
+        limits.check_text("EnrollRequest.token", self.token, limit=limits.TOKEN_BYTES)
         limits.check_size(
             "EnrollRequest.certificate_signing_request",
             self.certificate_signing_request,
@@ -182,7 +167,7 @@ class RunOffer:
             run=message.run,
             plan_json=message.plan_json,
             plan_digest=limits.digest_from_wire("RunOffer.plan_digest", message.plan_digest),
-            status=enum_from_wire("RunOffer.status", RunStatus, message.status),
+            status=limits.enum_from_wire("RunOffer.status", RunStatus, message.status),
         )
 
     def to_wire(self) -> pb.RunOffer:
@@ -197,11 +182,13 @@ class RunOffer:
 
 @dataclass(frozen=True, slots=True)
 class JoinResponse:
-    """The runs that name the site, and which start of the server answers."""
+    """The runs that name the site, which start of the server answers, and what it remembers of the ledger."""
 
     runs: tuple[RunOffer, ...]
     server_version: str
     server_instance_id: str
+    newest_receipt: SignedReceipt | None = None
+    """Of the site's newest commit that carried a ledger head; None where there is none."""
 
     def __post_init__(self) -> None:
         limits.check_text("JoinResponse.server_version", self.server_version)
@@ -214,6 +201,9 @@ class JoinResponse:
             runs=tuple(RunOffer.from_wire(offer) for offer in message.runs),
             server_version=message.server_version,
             server_instance_id=message.server_instance_id,
+            newest_receipt=SignedReceipt.from_wire(message.newest_receipt)
+            if message.HasField("newest_receipt")
+            else None,
         )
 
     def to_wire(self) -> pb.JoinResponse:
@@ -222,6 +212,7 @@ class JoinResponse:
             runs=[offer.to_wire() for offer in self.runs],
             server_version=self.server_version,
             server_instance_id=self.server_instance_id,
+            newest_receipt=self.newest_receipt.to_wire() if self.newest_receipt else None,
         )
 
 
@@ -270,7 +261,7 @@ class NextTaskResponse:
         """Validate a received message."""
         raw = message.base_digest
         return cls(
-            kind=enum_from_wire("NextTaskResponse.kind", TaskKind, message.kind),
+            kind=limits.enum_from_wire("NextTaskResponse.kind", TaskKind, message.kind),
             round=message.round,
             base_digest=limits.digest_from_wire("NextTaskResponse.base_digest", raw) if raw else None,
             wait_hint_seconds=message.wait_hint_seconds,
@@ -344,7 +335,7 @@ class HeartbeatRequest:
         return cls(
             run=message.run,
             round=message.round,
-            activity=enum_from_wire("HeartbeatRequest.activity", SiteActivity, message.activity),
+            activity=limits.enum_from_wire("HeartbeatRequest.activity", SiteActivity, message.activity),
             steps_done=message.steps_done,
             steps_total=message.steps_total,
             detail=message.detail,

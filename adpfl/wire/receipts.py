@@ -14,10 +14,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from adpfl.errors import IdentityError, IntegrityError
+from adpfl.errors import IdentityError, IntegrityError, ProtocolError
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
-from adpfl.wire.messages import enum_from_wire
 
 
 class CommitOutcome(IntEnum):
@@ -72,11 +71,14 @@ class Receipt:
 
         Raises:
             IntegrityError: not a receipt.
+            ProtocolError: a field breaks the contract's limits, or the text is nested too deeply to be read.
         """
         try:
             document: dict[str, Any] = json.loads(text)
             outcome = CommitOutcome[document.pop("outcome").removeprefix("COMMIT_OUTCOME_")]
             return cls(outcome=outcome, **document)
+        except RecursionError as error:
+            raise ProtocolError("receipt is nested too deeply to be read") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"stored receipt cannot be read: {type(error).__name__}: {error}") from error
 
@@ -91,7 +93,7 @@ class Receipt:
             base_digest=limits.digest_from_wire("Receipt.base_digest", message.base_digest),
             update_digest=limits.digest_from_wire("Receipt.update_digest", message.update_digest),
             ledger_head=limits.digest_from_wire("Receipt.ledger_head", head) if head else "",
-            outcome=enum_from_wire("Receipt.outcome", CommitOutcome, message.outcome),
+            outcome=limits.enum_from_wire("Receipt.outcome", CommitOutcome, message.outcome),
             received_unix_millis=message.received_unix_millis,
         )
 
@@ -107,6 +109,34 @@ class Receipt:
             outcome=f"COMMIT_OUTCOME_{self.outcome.name}",
             received_unix_millis=self.received_unix_millis,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt with the server's signature (DER), apart from the call that it answered."""
+
+    receipt: Receipt
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        limits.check_size("SignedReceipt.signature", self.signature, limits.SIGNATURE_BYTES, least=1)
+
+    @classmethod
+    def from_wire(cls, message: pb.SignedReceipt) -> "SignedReceipt":
+        """Validate a received message."""
+        return cls(Receipt.from_wire(message.receipt), message.signature)
+
+    def to_wire(self) -> pb.SignedReceipt:
+        """The message to send."""
+        return pb.SignedReceipt(receipt=self.receipt.to_wire(), signature=self.signature)
+
+    def verify(self, certificate: x509.Certificate) -> None:
+        """Check the signature against the server's certificate.
+
+        Raises:
+            IdentityError: as `verify_receipt`.
+        """
+        verify_receipt(self.receipt, self.signature, certificate)
 
 
 def sign_receipt(receipt: Receipt, key: ec.EllipticCurvePrivateKey) -> bytes:

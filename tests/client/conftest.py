@@ -89,6 +89,8 @@ class FederationStandIn(rpc.FederationServicer):
     """Methods whose next stream moves no further, once."""
     swap_chunk: bytes | None = None
     spoiled_join: pb.JoinResponse | None = None
+    newest_receipt: receipts.SignedReceipt | None = None
+    """What to say instead of the truth."""
     outcome: receipts.CommitOutcome = receipts.CommitOutcome.ACCEPTED
     calls: list[str] = field(default_factory=list)
     joins: list[messages.JoinRequest] = field(default_factory=list)
@@ -118,11 +120,18 @@ class FederationStandIn(rpc.FederationServicer):
             text = self.plan.canonical_json()
             digest = hashlib.sha256(text).hexdigest()
             runs = (messages.RunOffer(self.plan.run, text, digest, messages.RunStatus.RUNNING),)
-        return messages.JoinResponse(runs, "test", self.instance_id).to_wire()
+        return messages.JoinResponse(runs, "test", self.instance_id, self._newest_receipt()).to_wire()
+
+    def _newest_receipt(self) -> receipts.SignedReceipt | None:
+        if self.newest_receipt is None and self.committed:
+            receipt = list(self.committed.values())[-1]
+            return receipts.SignedReceipt(receipt, receipts.sign_receipt(receipt, self.key))
+        return self.newest_receipt
 
     def NextTask(self, request, context):
         self._enter("NextTask", context)
-        assert self.base is not None
+        if self.base is None or (self.plan is not None and request.run != self.plan.run):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {request.run}")
         if self.failed:
             return messages.NextTaskResponse(messages.TaskKind.FAILED, detail=self.failed).to_wire()
         over = self.round > self.rounds

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from PIL import Image
 
-from adpfl.errors import ConfigError, IdentityError
+from adpfl.errors import RULES, ConfigError, IdentityError
 from adpfl.wire.messages import SiteActivity
 from adpfl.wire.receipts import CommitOutcome
 from adpfl_client import round_work
@@ -52,7 +52,7 @@ def test_a_run_from_join_to_report(open_agent, make_config, make_plan, serve):
     assert [evaluation.round for evaluation in record.evaluations] == [0, 1, 2]
     assert record.guarantee.epsilon == float("inf")
     assert record.guarantee.steps == 4
-    assert kinds(config) == ["agent_started", "finished"]
+    assert kinds(config) == ["agent_started", "unbounded_accepted", "finished"]
     assert statuses(config) == [(1, 1, "committed"), (2, 1, "committed")]
     folder = config.state_dir / "runs" / "derm"
     assert len(record.overlays) == record.held_out_patients
@@ -226,9 +226,10 @@ def test_a_run_over_the_cap_is_refused_and_the_server_told(open_agent, make_conf
     assert outcome.status == "refused"
     assert record_of(config).status == "refused"
     assert record_of(config).guarantee.steps == 0
+    assert "policy.accept_unbounded must name it" in outcome.summary
     (said,) = service.heartbeats
     assert said.activity is SiteActivity.REFUSED
-    assert "accept_unbounded" in said.detail
+    assert said.detail in RULES
     assert statuses(config) == []
     assert "NextTask" not in service.calls
 
@@ -238,7 +239,8 @@ def test_a_plan_that_the_policy_forbids_is_refused(open_agent, make_config, make
     with open_agent(config) as agent:
         (outcome,) = agent.work(until_finished=True)
     assert outcome.status == "refused"
-    assert "maximum_rounds" in service.heartbeats[-1].detail
+    assert "policy.maximum_rounds is 1" in outcome.summary
+    assert service.heartbeats[-1].detail in RULES
 
 
 def test_a_model_of_another_network_ends_the_run_and_says_no_more_than_that(

@@ -93,6 +93,23 @@ def test_a_good_configuration_is_said_to_be_good(type_command, config_file):
     assert "ok, site hospital1, data for skin_lesion" in out
 
 
+@pytest.mark.parametrize(
+    ("key", "changed"), [("data", {"data": {"skin_leison": {"path": "."}}}), ("policy.allowed_tasks", {})]
+)
+def test_an_unknown_task_is_named(type_command, config_file, key, changed):
+    document = yaml.safe_load(config_file.read_text()) | changed
+    if not changed:
+        document["policy"]["allowed_tasks"] = ["skin_leison"]
+    config_file.write_text(yaml.safe_dump(document))
+    code, _, err = type_command("check-config", config_file)
+    assert code == 2
+    assert f"{key} names task skin_leison; must be one of: skin_lesion" in err
+
+
+def test_the_version_is_told(type_command):
+    assert type_command("--version")[1].startswith("adpfl ")
+
+
 def test_the_site_may_stand_before_or_after_the_command(type_command, config_file):
     before = type_command("--config", config_file, "models")
     after = type_command("models", "--config", config_file)
@@ -159,7 +176,7 @@ def test_a_file_that_is_no_model_is_said(type_command, clinic, tmp_path):
     path.write_bytes(b"no model")
     code, _, err = type_command("predict", path, clinic, "--output", tmp_path / "masks")
     assert code == 1
-    assert "is not a safetensors file" in err
+    assert "is no safetensors file" in err
     assert not (tmp_path / "masks").exists()
 
 

@@ -4,7 +4,15 @@ import stat
 
 import pytest
 
-from adpfl_client.durable import discard_partials, make_private_folder, new_file, new_folder, write_bytes
+from adpfl.errors import StorageError
+from adpfl_client.durable import (
+    discard_partials,
+    make_private_folder,
+    new_file,
+    new_folder,
+    storing,
+    write_bytes,
+)
 
 
 def test_a_file_replaces_the_old_one_and_is_private(tmp_path):
@@ -58,3 +66,11 @@ def test_every_new_folder_on_the_way_is_private(tmp_path):
     made = make_private_folder(tmp_path / "one" / "two")
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+
+
+def test_a_disk_that_refuses_is_one_line_with_role_and_reason(tmp_path):
+    words = "the record of the run: the disk refuses: No such file"
+    with pytest.raises(StorageError, match=words) as refusal, storing("the record of the run"):
+        write_bytes(tmp_path / "absent" / "record.json", b"x")
+    assert "absent" in str(refusal.value)
+    assert "\n" not in str(refusal.value)

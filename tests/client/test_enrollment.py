@@ -349,7 +349,8 @@ HOSTILE = {
         ),
         "expired at",
     ),
-    "no certificate": (lambda _server, _request: b"", "holds no usable certificate"),
+    "nothing": (lambda _server, _request: b"", "certificate_chain has length 0"),
+    "no certificate": (lambda _server, _request: b"certificate", "holds no usable certificate"),
     "the server's own": (lambda server, _request: server.identity.certificate, "names 0 sites"),
 }
 

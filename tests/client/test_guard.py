@@ -225,7 +225,7 @@ def test_a_policy_that_breaks_a_rule_is_refused(change: dict[str, Any]) -> None:
 
 def test_noise_calibrated_to_another_length_is_no_plan() -> None:
     rigorous = {"mode": "rigorous", "target_epsilon": 8.0, "sampling": {"mode": "full"}}
-    assert run_plan(privacy=rigorous | {"total_steps": 10}).arm == "adp-fl"
+    assert run_plan(privacy=rigorous | {"total_steps": 10}).arm == "rigorous"
     for steps in (9, 11, None):
         with pytest.raises(ValidationError, match="must be 10, rounds times local"):
             run_plan(privacy=rigorous | {"total_steps": steps})
@@ -235,7 +235,7 @@ def test_a_fixed_threshold_is_no_run_without_privacy() -> None:
     fixed = {"method": "fixed", "clip_norm": 1.0}
     rigorous = {"mode": "rigorous", "noise_multiplier": 3.0, "sampling": {"mode": "full"}, "threshold": fixed}
     assert [run_plan(privacy=one).arm for one in (rigorous, PAPER, PERCENTILE, NONE)] == [
-        "dp-fl",
+        "rigorous",
         "dp-fl",
         "adp-fl",
         "fl",

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from adpfl.errors import BudgetError, IdentityError, IntegrityError, PrivacyError, StateError
+from adpfl.errors import (
+    BudgetError,
+    IdentityError,
+    IntegrityError,
+    PrivacyError,
+    StateError,
+    StorageError,
+)
 from adpfl.privacy.ledger import LedgerPolicy, SpendRequest
 from adpfl.privacy.plan import FixedThreshold, PaperPrivacy, Sampling
 from adpfl_client.ledger_store import LedgerStore
@@ -205,7 +212,9 @@ def test_a_ledger_is_not_begun_anew_beside_the_records_of_runs(spent_state: Path
     (spent_state / "runs" / "first").mkdir(parents=True)
     if head is not None:
         (spent_state / "ledger.head").write_text(head)
-    with pytest.raises(IntegrityError, match="runs/first is the record of a run; the ledger was removed"):
+    with pytest.raises(
+        IntegrityError, match="runs/first is the record of an earlier run; the ledger was removed"
+    ):
         LedgerStore.open(spent_state, NOW)
 
 
@@ -226,14 +235,14 @@ def test_a_key_that_others_can_read_is_refused(spent_state: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(spent_state: Path) -> None:
     (spent_state / "ledger.sqlite").write_bytes(b"not a database, but as long as one" * 100)
-    with pytest.raises(PrivacyError, match=r"ledger\.sqlite: the ledger cannot be opened"):
+    with pytest.raises(IntegrityError, match=r"ledger\.sqlite: the ledger cannot be opened"):
         LedgerStore.open(spent_state, NOW)
 
 
 def test_a_full_disk_refuses_the_reservation_and_spends_nothing(store: LedgerStore) -> None:
     store._connection.execute("PRAGMA max_page_count = 5")
     crowd = replace(REQUEST, patients=tuple(f"patient {number}" for number in range(5000)))
-    with pytest.raises(BudgetError, match="full; nothing may be released"):
+    with pytest.raises(StorageError, match=r"nothing may be released: .* full"):
         store.reserve(crowd, POLICY, now=NOW)
     assert store.reservations() == ()
     store._connection.execute("PRAGMA max_page_count = 1000000")
@@ -299,7 +308,7 @@ def test_a_disk_too_full_for_the_head_refuses_before_anything_is_spent(
         entries = store.verify().entries
         with monkeypatch.context() as patched:
             patched.setattr("adpfl_client.ledger_files.os.fsync", _no_space)
-            with pytest.raises(BudgetError, match="No space left"):
+            with pytest.raises(StorageError, match="No space left"):
                 store.reserve(REQUEST, POLICY, now=NOW)
         assert store.verify().entries == entries
     with LedgerStore.open(tmp_path, NOW) as store:

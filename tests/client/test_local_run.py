@@ -38,7 +38,21 @@ def test_a_plan_under_a_false_name_is_refused(make_plan):
 
 @pytest.mark.parametrize(("text", "error"), [(b"not json", ProtocolError), (b'{"run": "derm"}', ConfigError)])
 def test_what_is_no_plan_is_refused(text, error):
-    with pytest.raises(error, match="plan of run derm"):
+    with pytest.raises(error, match="plan of run derm") as refusal:
+        read_plan(offer(text))
+    assert getattr(refusal.value, "rule", "plan") == "plan"
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_plan_nested_without_end_is_refused_and_not_followed(opening):
+    with pytest.raises(ProtocolError, match="plan of run derm is nested too deeply"):
+        read_plan(offer(opening * 100_000))
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_a_plan_with_a_deep_value_is_refused(make_plan, depth):
+    text = make_plan().canonical_json()[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+    with pytest.raises((ProtocolError, ConfigError), match="plan of run derm"):
         read_plan(offer(text))
 
 

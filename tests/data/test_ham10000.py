@@ -25,7 +25,9 @@ def ham_folder(
 
 
 def test_both_parts_are_read_with_lesions_as_patients(ham_folder: Path) -> None:
-    assert [(case.case, case.patient, case.source) for case in read_skin_folder(ham_folder)] == [
+    cases = read_skin_folder(ham_folder)
+    assert {case.patient_is for case in cases} == {"lesion"}
+    assert [(case.case, case.patient, case.source) for case in cases] == [
         ("ISIC_1", "HAM_1", "vidir_modern"),
         ("ISIC_2", "HAM_1", "vidir_modern"),
         ("ISIC_3", "HAM_2", "rosendahl"),

@@ -20,6 +20,7 @@ def test_each_year_and_split_is_read(isic_folder: Callable[..., Path], year: int
     assert [case.case for case in cases] == ["ISIC_0000001", "ISIC_0000002", "ISIC_0000003"]
     assert all(case.mask and case.mask.name == f"{case.case}_segmentation.png" for case in cases)
     assert [case.patient for case in cases] == [case.case for case in cases]
+    assert {case.patient_is for case in cases} == {"image"}
 
 
 def test_the_second_version_of_the_2017_test_split_is_read(isic_folder: Callable[..., Path]) -> None:
@@ -50,10 +51,10 @@ def test_a_table_names_patients_and_sources(isic_folder: Callable[..., Path], co
         f"{column},patient_id,source\nISIC_0000001,p1,north\nISIC_0000002,p1,north\nISIC_0000003,,\n"
     )
     cases = read_skin_folder(folder)
-    assert [(case.patient, case.source) for case in cases] == [
-        ("p1", "north"),
-        ("p1", "north"),
-        ("ISIC_0000003", None),
+    assert [(case.patient, case.source, case.patient_is) for case in cases] == [
+        ("p1", "north", "patient"),
+        ("p1", "north", "patient"),
+        ("ISIC_0000003", None, "image"),
     ]
 
 

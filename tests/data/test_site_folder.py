@@ -32,6 +32,15 @@ def test_a_written_folder_reads_back_with_patients_and_sources(
     assert [case.image.read_bytes() for case in again] == [case.image.read_bytes() for case in cases]
 
 
+def test_an_image_without_a_known_patient_reads_back_as_such(
+    isic_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    original = read_skin_folder(isic_folder())
+    write_site_folder(original, tmp_path / "site")
+    again = read_skin_folder(tmp_path / "site")
+    assert [(case.patient, case.patient_is) for case in again] == [(case.case, "image") for case in original]
+
+
 def test_others_may_read_the_folder_as_the_umask_says(cases: list[Case], tmp_path: Path) -> None:
     write_site_folder(cases, tmp_path / "site")
     (tmp_path / "plain").mkdir()

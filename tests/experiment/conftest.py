@@ -20,7 +20,9 @@ from adpfl.federated.records import (
 )
 from adpfl.federated.run_plan import CohortPlan, RunPlan
 from adpfl.learning.plan import LocalPlan
+from adpfl.privacy.accounting import guarantee
 from adpfl.privacy.guarantee import Guarantee
+from adpfl.privacy.plan import RigorousPrivacy
 
 START = 1_795_000_000.0
 ROUND_SECONDS = 17.0
@@ -36,7 +38,7 @@ def make_plan(
         rounds=rounds,
         local=LocalPlan(steps=6, learning_rate=0.15),
         cohort=CohortPlan(sites=sites, quorum=2),
-        privacy=privacy_of_arm(arm),
+        privacy=privacy_of_arm(arm, total_steps=rounds * 6),
     )
 
 
@@ -122,7 +124,7 @@ def _step(plan: RunPlan, number: int, draw: random.Random) -> StepRecord:
     scale = 1.1 + 2.4 * math.exp(-number / 15)
     norms = sorted(scale * math.exp(draw.gauss(0, 0.45)) for _ in range(10))
     quantiles = tuple(norms[round(place * 9 / 4)] for place in range(5))
-    clip_norm = {"fl": None, "dp-fl": 1.0, "adp-fl": quantiles[2]}[plan.arm]
+    clip_norm = {"fl": None, "dp-fl": 1.0}.get(plan.arm, quantiles[2])
     return StepRecord(
         round=1 + number // plan.local.steps,
         step=number % plan.local.steps,
@@ -136,6 +138,8 @@ def _step(plan: RunPlan, number: int, draw: random.Random) -> StepRecord:
 
 
 def _guarantee(plan: RunPlan) -> Guarantee:
+    if isinstance(plan.privacy, RigorousPrivacy):
+        return guarantee(plan.privacy, unit_count=40, dimension=20_000, steps=plan.rounds * plan.local.steps)
     finite = {"fl": None, "dp-fl": 3.7e7, "adp-fl": 3.7e7}[plan.arm]
     return Guarantee(
         epsilon=finite if plan.arm == "dp-fl" else math.inf,

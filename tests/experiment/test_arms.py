@@ -3,6 +3,7 @@
 import pytest
 
 from adpfl.experiment.arms import ARMS, privacy_of_arm
+from adpfl_client.guard import SitePolicy
 
 
 @pytest.mark.parametrize("reading", ["multiplier", "multiplier_mean", "budget", "budget_n"])
@@ -16,8 +17,17 @@ def test_dp_fl_and_adp_fl_differ_only_in_the_threshold(reading):
 
 def test_fl_shares_unit_and_sampling():
     plain, private = privacy_of_arm("fl"), privacy_of_arm("adp-fl")
-    assert plain.mode == "none"
-    assert (plain.unit, plain.sampling) == (private.unit, private.sampling)
+    rigorous = privacy_of_arm("rigorous", total_steps=60)
+    assert (plain.mode, rigorous.mode) == ("none", "rigorous")
+    for other in (private, rigorous):
+        assert (plain.unit, plain.sampling) == (other.unit, other.sampling)
+
+
+def test_the_rigorous_arm_aims_at_what_a_policy_allows_by_default():
+    privacy = privacy_of_arm("rigorous", total_steps=60)
+    policy = SitePolicy(data_set_id="lesions", allowed_tasks=("skin_lesion",))
+    assert (privacy.target_epsilon, privacy.delta) == (policy.epsilon_cap, policy.delta)
+    assert (privacy.mechanism, privacy.threshold.method) == ("gaussian", "noisy_bits")
 
 
 @pytest.mark.parametrize("arm", ARMS)

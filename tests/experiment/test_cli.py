@@ -7,15 +7,23 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from adpfl.errors import ConfigError, StateError
+import adpfl
+from adpfl.errors import ConfigError, DataError, StateError
 from adpfl.experiment.cli import app
+from adpfl.experiment.demo.folder import claimed
 from adpfl.experiment.report.record import write_record
 
-COMMANDS = [[], ["demo"], ["report"], ["kernels"], ["epsilon"], ["data"], ["data", "generate"]]
-EPSILON = [
-    "epsilon", "--mechanism", "laplace_l2", "--noise-multiplier", "10", "--dimension", "1000000",
-    "--sampling", "poisson", "--sampling-probability", "0.1", "--steps", "1000", "--delta", "1e-5",
-]  # fmt: skip
+COMMANDS = [
+    [],
+    ["demo"],
+    ["report"],
+    ["kernels"],
+    ["epsilon"],
+    ["calibrate"],
+    ["audit"],
+    ["data"],
+    ["data", "generate"],
+]
 
 
 def run(*arguments):
@@ -33,9 +41,10 @@ def test_every_command_helps(command):
         assert "Example: adpfl" in result.stdout
 
 
-def test_help_brings_neither_torch_nor_matplotlib():
+@pytest.mark.parametrize("command", ["demo", "epsilon", "calibrate", "audit"])
+def test_help_brings_neither_torch_nor_matplotlib(command):
     program = (
-        "import sys; sys.argv = ['adpfl', 'demo', '--help']\n"
+        f"import sys; sys.argv = ['adpfl', '{command}', '--help']\n"
         "from adpfl.experiment.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
@@ -46,36 +55,6 @@ def test_help_brings_neither_torch_nor_matplotlib():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.endswith("heavy: []\n")
-
-
-def test_epsilon_as_json_and_in_words():
-    document = json.loads(run(*EPSILON, "--json").stdout)
-    assert 1.0 < document["epsilon"] < 2.0
-    assert {"accountant", "unit", "neighboring_relation", "sampling", "steps", "mechanism"} <= document.keys()
-    words = run(*EPSILON).stdout
-    for part in (
-        "delta 1e-05",
-        "laplace_l2",
-        "poisson, probability 0.1",
-        "1000 steps",
-        "zero-out",
-        "unit patient",
-    ):
-        assert part in words
-
-
-def test_epsilon_amplifies_a_poisson_sample_only():
-    by_mode = {}
-    for mode in ("poisson", "partition"):
-        arguments = [mode if value == "poisson" else value for value in EPSILON]
-        by_mode[mode] = json.loads(run(*arguments, "--json").stdout)["epsilon"]
-    assert by_mode["poisson"] < by_mode["partition"]
-
-
-def test_a_contradiction_is_one_line():
-    arguments = ["full" if value == "poisson" else value for value in EPSILON]
-    with pytest.raises(ConfigError, match="mode full takes every unit"):
-        run(*arguments)
 
 
 def test_kernels_say_which_backend():
@@ -105,6 +84,49 @@ def test_report_from_folders(tmp_path, plan_of, server_of, site_of):
         run("report", str(tmp_path), "--output", str(tmp_path / "absent" / "out.html"))
     with pytest.raises(StateError, match=r"holds neither site\.json"):
         run("report", str(tmp_path), str(tmp_path))
+
+
+def test_a_report_on_generated_images_says_so_where_asked(tmp_path, plan_of, server_of):
+    write_record(tmp_path / "run.json", server_of(plan_of("adp-fl")))
+    page = tmp_path / "out.html"
+    for flags, told in (((), False), (("--synthetic",), True)):
+        run("report", str(tmp_path), "--output", str(page), *flags)
+        assert ("Synthetic images." in page.read_text()) is told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("report", "nosuch"), "SERVER_FOLDER is nosuch; there is no such folder"),
+        (("report", ".", "nosuch"), "SITE_FOLDERS is nosuch; there is no such folder"),
+        (("data", "generate", "x", "--profile", "E"), "--profile is 'E'; must be one of"),
+    ],
+)
+def test_a_message_names_what_was_typed(arguments, told):
+    with pytest.raises(ConfigError, match=told):
+        run(*arguments)
+
+
+def test_version():
+    assert run("--version").stdout == f"adpfl {adpfl.__version__}\n"
+
+
+@pytest.mark.parametrize("content", [None, ()])
+def test_bad_data_leaves_no_trace(tmp_path, content):
+    data, output = tmp_path / "data", tmp_path / "demo"
+    if content is not None:
+        data.mkdir()
+    with pytest.raises(DataError, match=r"^--data: "):
+        run("demo", "--data", str(data), "--output", str(output))
+    assert not output.exists()
+
+
+def test_bad_data_spares_an_earlier_demonstration(tmp_path):
+    with claimed(tmp_path / "demo") as folder:
+        folder.report.write_text("earlier")
+    with pytest.raises(DataError, match=r"^--data: "):
+        run("demo", "--data", str(tmp_path / "absent"), "--output", str(tmp_path / "demo"))
+    assert folder.report.read_text() == "earlier"
 
 
 def test_demo_refuses_a_folder_that_it_did_not_make(tmp_path):

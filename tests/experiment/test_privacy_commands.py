@@ -62,9 +62,15 @@ def test_threshold_options_reach_the_threshold() -> None:
     [
         ("median", {}, "--threshold is median; must be one of"),
         ("fixed", {"bit_noise_ratio": 2.0}, "--bit-noise-ratio is 2.0; goes with --threshold noisy_bits"),
+        (
+            "fixed",
+            {"percentile": 50.0},
+            "--percentile is 50.0; goes with --threshold percentile or noisy_bits",
+        ),
+        ("slack", {"percentile": 101.0}, "^--percentile is 101.0; must be"),
         ("exponential", {"refresh_steps": 3}, "--threshold-epsilon is missing"),
         ("exponential", {"threshold_epsilon": 0.1}, "--threshold-refresh-steps is missing"),
-        ("noisy_bits", {"bit_noise_ratio": 0.1}, "--threshold: bit_noise_ratio is 0.1; must be"),
+        ("noisy_bits", {"bit_noise_ratio": 0.1}, "^--bit-noise-ratio is 0.1; must be"),
     ],
 )
 def test_threshold_options_that_do_not_fit_are_named(method: str, options: dict[str, Any], rule: str) -> None:

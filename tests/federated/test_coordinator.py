@@ -15,6 +15,7 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteReady,
     SiteRefused,
     TasksChanged,
     TimePassed,
@@ -32,6 +33,10 @@ DEADLINE = 60.0
 
 def digest(number):
     return f"{number:064x}"
+
+
+def instance(site, restarts=0):
+    return f"{SITES.index(site) + 3 * restarts}" * 32
 
 
 def a_plan(quorum=2, rounds=2, weights="uniform", sites=SITES):
@@ -68,8 +73,10 @@ class Machine:
         return moved
 
     def join(self, *sites):
-        for number, site in enumerate(sites):
-            self.feed(SiteJoined(site, f"{number}" * 32, 10 * (number + 1)))
+        """Join and ask for a task, as an agent does whose policy lets the run pass."""
+        for site in sites:
+            self.feed(SiteJoined(site, instance(site), 10 * (SITES.index(site) + 1)))
+            self.feed(SiteReady(site))
         return self
 
     def update(self, site, number=1, base=None, round_number=None):
@@ -101,11 +108,74 @@ def test_a_run_waits_for_its_quorum():
     machine = Machine().join("a")
     assert machine.state.status == "waiting"
     assert task_for(machine.state, "a").kind == "wait"
-    assert summary(machine.state) == "waiting: 1 of 3 sites joined, 2 needed, missing b and c"
+    assert summary(machine.state) == "waiting: 1 of 3 sites ready, 2 needed, missing b and c"
     machine.join("b")
     assert machine.state.status == "running"
     assert task_for(machine.state, "a").kind == "train"
     assert task_for(machine.state, "c").detail == "join first"
+
+
+def test_a_site_counts_towards_the_start_once_it_has_asked_for_a_task():
+    machine = Machine()
+    for site in SITES:
+        machine.feed(SiteJoined(site, instance(site), 10))
+    assert machine.state.status == "waiting"
+    assert summary(machine.state) == "waiting: 0 of 3 sites ready, 2 needed, missing a, b and c"
+    machine.feed(SiteReady("a"))
+    assert machine.state.status == "waiting"
+    machine.feed(SiteReady("c"))
+    assert machine.state.status == "running"
+
+
+def test_an_agent_that_asks_before_it_joins_is_not_ready():
+    machine = Machine(a_plan(quorum=1))
+    machine.feed(SiteReady("a"))
+    assert machine.state.status == "waiting"
+
+
+def test_a_run_does_not_start_without_a_site_that_refused_and_joined_again():
+    """The others would train a round that can never close, and spend budget on it."""
+    machine = Machine(a_plan(quorum=3))
+    machine.feed(SiteJoined("a", instance("a"), 10))
+    machine.feed(SiteRefused("a", "policy"))
+    machine.join("b", "c")
+    entries = len(machine.timeline)
+    for _ in range(5):  # an agent with nothing else to do
+        machine.feed(SiteJoined("a", instance("a"), 10))
+        machine.feed(SiteRefused("a", "another word for it"))
+        machine.feed(SiteReady("a"))
+    assert machine.state.status == "waiting"
+    assert len(machine.timeline) == entries
+    assert [task_for(machine.state, site).kind for site in SITES] == ["wait"] * 3
+    assert "a refuses the run (policy)" in summary(machine.state)
+
+
+def test_another_instance_of_a_refusing_agent_decides_anew():
+    machine = Machine(a_plan(quorum=3))
+    machine.feed(SiteJoined("a", instance("a"), 10))
+    machine.feed(SiteRefused("a", "policy"))
+    machine.join("b", "c")
+    machine.feed(SiteJoined("a", instance("a", restarts=1), 10))
+    assert machine.state.site("a").refusal is None
+    assert machine.state.status == "waiting"  # it may refuse again
+    machine.feed(SiteReady("a"))
+    assert machine.state.status == "running"
+
+
+def test_no_round_opens_that_could_not_close():
+    machine = running(quorum=3)
+    for number, site in enumerate(SITES, start=1):
+        machine.update(site, number)
+    machine.feed(SiteRefused("b", "over budget"))
+    machine.close(9)
+    assert machine.state.open_round is None
+    assert {task_for(machine.state, site).kind for site in SITES} == {"wait"}
+    assert summary(machine.state).startswith("running: 1 of 2 rounds, 2 of 3 sites ready, 3 needed;")
+    machine.feed(SiteJoined("b", instance("b", restarts=1), 20))
+    assert machine.state.open_round is None
+    opened = machine.feed(SiteReady("b"))
+    assert task_for(machine.state, "a").kind == "train"
+    assert TasksChanged() in opened.actions
 
 
 def test_a_site_that_joins_in_mid_round_trains_it():
@@ -193,6 +263,8 @@ def test_repeated_conflicting_and_foreign_updates_change_nothing():
     assert machine.update("b", 3, round_number=2).verdict is Verdict.FOREIGN
     machine.feed(UpdateNoted("a", 1, digest(0), digest(1), Verdict.REPEATED))
     assert machine.state == before
+    # What the sender calls its round does not choose the round that the entry stands under.
+    assert (machine.timeline[-2].round, machine.timeline[-2].detail[-11:]) == (1, " of round 2")
     assert machine.kinds()[-5:] == [
         "update_repeated",
         "update_conflicting",
@@ -331,6 +403,7 @@ def test_obsolete_work(round_number, expected):
 site_names = st.sampled_from(SITES)
 events = st.one_of(
     st.builds(SiteJoined, site_names, st.sampled_from(["0" * 32, "1" * 32]), st.just(10)),
+    st.builds(SiteReady, site_names),
     st.builds(SiteRefused, site_names, st.just("budget")),
     st.builds(SiteFellSilent, site_names),
     st.builds(SiteHeard, site_names),
@@ -365,6 +438,10 @@ def test_no_order_of_events_breaks_the_rules(quorum, script):
         assert RunState.model_validate_json(after.model_dump_json()) == after
         # Rounds only move forward, by one, and a run that is over stays as it is.
         assert after.rounds_closed - before.rounds_closed in (0, 1)
+        # Nobody is told to train a round that too few had agreed to when it opened.
+        opened_before = before.open_round.round if before.open_round else None
+        if after.open_round is not None and after.open_round.round != opened_before:
+            assert len(after.ready) >= quorum
         if before.over:
             assert after == before
         if isinstance(event, UpdateArrived) and moved.verdict is Verdict.ACCEPTED:

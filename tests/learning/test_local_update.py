@@ -36,6 +36,19 @@ POISSON = {
     "sampling": {"mode": "poisson", "probability": 0.001},
 }
 
+EXPONENTIAL: dict[str, Any] = {
+    "mode": "rigorous",
+    "noise_multiplier": 1.0,
+    "threshold": {
+        "method": "exponential",
+        "epsilon": 100.0,
+        "refresh_steps": 2,
+        "min_clip_norm": 1e-3,
+        "max_clip_norm": 1e3,
+        "grid_points": 4096,
+    },
+}
+
 
 class ScriptedEngine:
     """Releases chosen gradients, whatever it is given, and counts the units that it was given."""
@@ -44,6 +57,10 @@ class ScriptedEngine:
         self.released = released
         self.units = units
         self.rows: list[int] = []
+
+    def needs_all_units(self, step: int) -> bool:
+        assert step == len(self.rows)
+        return False
 
     def sample(self, step: int) -> np.ndarray:
         assert step == len(self.rows)
@@ -71,12 +88,15 @@ def base_weights(plan: RunPlan, task: Task) -> dict[str, Tensor]:
     return weights_of(build_network(plan, task))
 
 
-def real_engine(plan: RunPlan, task: Task, units: TrainingUnits, *, key: int = 0) -> PrivacyEngine:
+def real_engine(
+    plan: RunPlan, task: Task, units: TrainingUnits, *, key: int = 0, excluded: tuple[int, ...] = ()
+) -> PrivacyEngine:
     return PrivacyEngine(
         plan.privacy,
         unit_count=len(units),
         dimension=dimension(model_layout(plan, task)),
         key=KeystreamKey.from_bytes(bytes([key] * 32)),
+        excluded=excluded,
     )
 
 
@@ -195,6 +215,49 @@ def test_an_empty_sample_is_released_as_noise(blob_task: Task, cases: list[Case]
     assert [record.units for record in update.steps] == [0, 0]
     assert [record.norm_quantiles for record in update.steps] == [(), ()]
     assert all(bool(tensor.any()) for tensor in update.delta.values())
+
+
+def median_interval(plan: RunPlan, task: Task, cases: list[Case]) -> tuple[float, float]:
+    """The second and fourth of five units' norms at the base: every best choice of a median lies between."""
+    batch = TrainingUnits(cases, task=task, plan=plan).batch(np.arange(5), round_number=1, step=0)
+    gradients = microbatch_gradients(build_network(plan, task), batch, task.loss)
+    norms = torch.cat([tensor.flatten(1) for tensor in gradients], dim=1).norm(dim=1).sort().values
+    return float(norms[1]), float(norms[3])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"mode": "poisson", "probability": 0.001},
+        {"mode": "partition", "probability": 0.2},
+        {"mode": "full"},
+    ],
+    ids=lambda sampling: sampling["mode"],
+)
+def test_an_exponential_threshold_is_chosen_over_all_units(
+    blob_task: Task, cases: list[Case], plan_of: PlanOf, sampling: dict[str, Any]
+) -> None:
+    plan = plan_of(privacy={**EXPONENTIAL, "sampling": sampling}, local={"steps": 4, "learning_rate": 0.1})
+    records = train(plan, blob_task, cases).steps
+    sampled = {"poisson": 0, "partition": 1, "full": 5}[sampling["mode"]]
+    assert [record.units for record in records] == [sampled] * 4
+    chosen = [record.clip_norm for record in records]
+    low, high = median_interval(plan, blob_task, cases)
+    assert chosen[0] is not None
+    assert low < chosen[0] <= high
+    assert chosen[0] == chosen[1] != chosen[2] == chosen[3], "chosen anew every second step"
+
+
+def test_who_withdrew_is_not_asked_for_a_threshold(
+    blob_task: Any, cases: list[Case], plan_of: PlanOf
+) -> None:
+    privacy = {**EXPONENTIAL, "sampling": {"mode": "poisson", "probability": 0.5}}
+    plan = plan_of(privacy=privacy, local={"steps": 2, "learning_rate": 0.1})
+    units = TrainingUnits(cases, task=blob_task, plan=plan)
+    withdrawn = next(place for place in range(5) if cases[place].patient == "p3")
+    engine = real_engine(plan, blob_task, units, excluded=(withdrawn,))
+    train(plan, blob_task, cases, engine=engine)
+    assert set(blob_task.loaded) == {"case-0", "case-1", "case-2", "case-4"}
 
 
 def test_a_broken_unit_contributes_zero_and_is_counted(

@@ -138,6 +138,11 @@ class Caller:
         )
         return messages.JoinResponse.from_wire(self.stub.Join(request.to_wire(), timeout=20))
 
+    def enter(self, instance: str = "0", **options) -> None:
+        """Join and ask for a task once, as an agent does whose policy lets the run pass."""
+        self.join(instance, **options)
+        self.next_task()
+
     def next_task(self, wait_seconds: int = 0, run: str | None = None) -> messages.NextTaskResponse:
         request = messages.NextTaskRequest(run or self.run, wait_seconds)
         return messages.NextTaskResponse.from_wire(

@@ -101,6 +101,29 @@ def test_check_config_says_what_would_be_served(initialised, tmp_path):
     assert "state_dir is missing" in one_line(initialised("check-config"), 2)
 
 
+def test_check_config_says_what_kind_of_guarantee_a_run_has(initialised):
+    told = "    fl: no finite guarantee; sites must accept it in writing"
+    assert told in initialised("check-config").stdout
+
+
+def test_check_config_names_an_unknown_task(initialised, tmp_path):
+    path = tmp_path / "server.yaml"
+    path.write_text(path.read_text().replace("skin_lesion", "skin_leison"))
+    message = one_line(initialised("check-config"), 2)
+    assert "runs.0.task is skin_leison (run demo); must be one of: " in message
+    assert "skin_lesion" in message
+
+
+def test_the_version_is_told(server):
+    assert server("--version").stdout.startswith("adpfl ")
+
+
+def test_revoking_a_site_that_never_was_fails(initialised):
+    assert "there is no site nobody" in one_line(initialised("revoke", "nobody"), 1)
+    assert initialised("enroll", "hospital1").returncode == 0
+    assert "open tokens, if any, are ended" in initialised("revoke", "hospital1").stdout
+
+
 def test_questions_before_the_first_start_are_answered(initialised):
     for command in (("runs",), ("status",), ("export", "demo", "out.safetensors")):
         assert "start adpfl-server first" in one_line(initialised(*command), 1)

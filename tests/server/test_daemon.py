@@ -1,5 +1,6 @@
 """The daemon's life: starts, restarts, kills, stops, and everything that can stand in the way of a start."""
 
+import errno
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 
 from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError, StateError
 from adpfl.wire.messages import NextTaskRequest, TaskKind
@@ -29,7 +31,7 @@ def test_a_restart_goes_on_where_the_run_was(consortium):
     consortium.start()
     callers = [consortium.caller(site) for site in SITES]
     for number, caller in enumerate(callers):
-        caller.join(str(number))
+        caller.enter(str(number))
     base = callers[0].next_task().base_digest
     update = consortium.update(1)
     receipt = callers[0].send(1, base, update)
@@ -53,7 +55,7 @@ def test_a_round_that_was_being_added_up_is_added_up_after_a_restart(consortium,
     consortium.start()
     callers = [consortium.caller(site) for site in SITES]
     for number, caller in enumerate(callers):
-        caller.join(str(number))
+        caller.enter(str(number))
     base = callers[0].next_task().base_digest
 
     async def never(self, run, action):
@@ -81,11 +83,14 @@ def test_a_silent_site_is_not_waited_for(consortium):
     consortium.start(site_silence_seconds=1.5)
     callers = [consortium.caller(site) for site in SITES]
     for number, caller in enumerate(callers):
-        caller.join(str(number))
+        caller.enter(str(number))
     base = callers[0].next_task().base_digest
     for seed, caller in enumerate(callers[:2]):
         caller.send(1, base, consortium.update(seed))
+    # Both wait for longer than a silent site is given: who waits is not silent.
+    waiting = callers[1].stub.NextTask.future(NextTaskRequest("demo", 20).to_wire(), timeout=40)
     task = callers[0].next_task(20)
+    assert waiting.result().kind == TaskKind.TRAIN
     assert (task.kind, task.round) == (TaskKind.TRAIN, 2)
     callers[2].next_task()
     consortium.running[0].stop()
@@ -149,6 +154,70 @@ def test_an_initial_model_of_another_plan_stops_the_start(consortium):
         consortium.start(plan)
 
 
+UNSAFE = {"privacy": {"mode": "none", "sampling": {"mode": "full"}}}
+
+
+def paper(threshold):
+    sampling = {"mode": "poisson", "probability": 0.25}
+    return {
+        "privacy": {"mode": "paper", "reading": "multiplier", "threshold": threshold, "sampling": sampling}
+    }
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["new", "resumed"])
+def test_a_start_warns_of_every_run_without_a_finite_guarantee(consortium, restart):
+    runs = [
+        consortium.plan(run="bare", **UNSAFE),
+        consortium.plan(run="adaptive", **paper({"method": "percentile"})),
+        consortium.plan(run="fixed", **paper({"method": "fixed", "clip_norm": 1.0})),
+    ]
+    if restart:
+        consortium.start(*runs)
+        consortium.running[0].stop()
+    with capture_logs() as logs:
+        consortium.start(*runs)
+    warnings = {
+        entry["run"]: entry["event"]
+        for entry in logs
+        if entry["log_level"] == "warning" and "epsilon" in entry["event"]
+    }
+    assert set(warnings) == {"bare", "adaptive"}
+    assert warnings["bare"].startswith("unsafe: privacy.mode is none")
+    assert warnings["adaptive"].startswith("no finite guarantee")
+    assert all("epsilon is infinite" in text for text in warnings.values())
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_clear_error(consortium, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("adpfl_server.blobs.os.fsync", full)
+    with pytest.raises(StateError, match="blobs: cannot be used: No space left"):
+        consortium.start()
+
+
+def test_a_full_disk_delays_a_round_and_never_fails_it(consortium, monkeypatch):
+    monkeypatch.setattr("adpfl_server.runner.RETRY_SECONDS", 0.2)
+    consortium.start()
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    base = callers[0].next_task().base_digest
+    for seed, caller in enumerate(callers[:2]):
+        caller.send(1, base, consortium.update(seed))
+    last = consortium.update(2)
+    callers[2].push(1, last, callers[2].offer(1, base, last))
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("adpfl_server.blobs.os.fsync", full)
+        callers[2].commit(1, base, last.manifest.digest)
+        assert callers[0].next_task(1).kind is TaskKind.WAIT
+    assert callers[0].next_task(10).round == 2
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
@@ -207,7 +276,7 @@ class Play:
                     self.steps.append(functools.partial(part, number, round_number))
 
     def join(self, number, callers):
-        callers[number].join(str(number))
+        callers[number].enter(str(number))
 
     def offer(self, number, round_number, callers):
         self.base = callers[number].next_task(20).base_digest

@@ -1,8 +1,10 @@
 """Tokens and their redemption against a real database, and the service over real TLS on loopback."""
 
 import asyncio
+import errno
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,10 +20,12 @@ from adpfl.errors import ConfigError, IdentityError, StateError
 from adpfl.security import tls
 from adpfl.security.certificates import create_request, new_key, serial_text, to_pem
 from adpfl.security.identity import load_certificate, site_of
+from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
-from adpfl_server.database import open_database
+from adpfl_server.database import open_database, transaction
 from adpfl_server.enrollment import (
     REFUSAL,
+    REFUSAL_LOG_SECONDS,
     EnrollmentService,
     bundle_for,
     check_not_revoked,
@@ -258,8 +262,25 @@ def serving(service, credentials):
         loop.close()
 
 
+class Stopwatch:
+    """Seconds that pass between two looks, or only when a test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.tick = REFUSAL_LOG_SECONDS
+
+    def __call__(self):
+        self.now += self.tick
+        return self.now
+
+
 @pytest.fixture
-def enroll(database, consortium, tmp_path):
+def stopwatch():
+    return Stopwatch()
+
+
+@pytest.fixture
+def enroll(database, consortium, tmp_path, stopwatch):
     """Call Enroll over TLS; the database is open here too, as an operator's command would have it."""
     identity, authority = consortium
     with ThreadPoolExecutor(2) as executor:
@@ -268,6 +289,7 @@ def enroll(database, consortium, tmp_path):
             connect=lambda: open_database(tmp_path / "server.sqlite"),
             clock=lambda: NOW,
             executor=executor,
+            monotonic=stopwatch,
         )
         credentials = tls.enrollment_channel_credentials(identity.authority)
         with (
@@ -324,6 +346,55 @@ def test_every_refusal_looks_the_same(enroll, issue, database):
     assert len(rows(database, "certificates")) == 1
 
 
+def test_a_flood_of_refusals_is_a_line_now_and_then(enroll, issue, stopwatch):
+    stopwatch.tick = 0.0
+    with capture_logs() as logs:
+        for _ in range(20):
+            with pytest.raises(grpc.RpcError):
+                enroll("guess", new_request())
+        stopwatch.now += REFUSAL_LOG_SECONDS
+        with pytest.raises(grpc.RpcError):
+            enroll("guess", new_request())
+    assert [entry["refused_meanwhile"] for entry in logs] == [0, 19]
+
+
+def test_a_stranger_neither_takes_nor_waits_for_the_write_lock(enroll, issue, database):
+    issue("hospital1")
+    with transaction(database):  # a site's commit under way
+        started = time.monotonic()
+        for token in ("guess", "x" * 43):
+            with pytest.raises(grpc.RpcError) as error:
+                enroll(token, new_request())
+            assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert time.monotonic() - started < 10  # the lock is waited for 30 seconds
+
+
+def test_what_has_not_the_shape_of_a_token_reaches_no_database(consortium):
+    identity, authority = consortium
+
+    def connect():
+        raise AssertionError("the database was opened")
+
+    with ThreadPoolExecutor(1) as executor:
+        service = EnrollmentService(authority, connect=connect, clock=lambda: NOW, executor=executor)
+        with (
+            serving(service, tls.enrollment_server_credentials(identity)) as port,
+            grpc.secure_channel(
+                f"localhost:{port}", tls.enrollment_channel_credentials(identity.authority)
+            ) as channel,
+        ):
+            stub = federation_pb2_grpc.EnrollmentStub(channel)
+            for request in (
+                {"site": "hospital1", "token": "short", "certificate_signing_request": b"x"},
+                {"site": "../x", "token": "t" * 43, "certificate_signing_request": b"x"},
+                {"site": "hospital1", "token": "t" * 43, "certificate_signing_request": b"x" * 9000},
+                {"site": "hospital1", "token": "t" * 43},
+            ):
+                with pytest.raises(grpc.RpcError) as error:
+                    stub.Enroll(federation_pb2.EnrollRequest(**request), timeout=20)
+                assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 def test_of_two_that_race_with_one_token_one_wins(enroll, issue, database):
     token = issue()
 
@@ -339,11 +410,20 @@ def test_of_two_that_race_with_one_token_one_wins(enroll, issue, database):
     assert len(rows(database, "certificates")) == 1
 
 
-def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium):
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (StateError("/srv/secret/server.sqlite: cannot be opened"), "/srv/secret/server.sqlite: cannot be"),
+        (sqlite3.OperationalError("disk is full"), "database: disk is full"),
+        (OSError(errno.ENOSPC, "No space left", "/srv/secret"), "/srv/secret: No space left"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium, failure, reason):
     identity, authority = consortium
 
     def connect():
-        raise StateError("/srv/secret/server.sqlite: cannot be opened")
+        raise failure
 
     with ThreadPoolExecutor(1) as executor:
         service = EnrollmentService(authority, connect=connect, clock=lambda: NOW, executor=executor)
@@ -355,8 +435,12 @@ def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium):
             ) as channel,
         ):
             stub = federation_pb2_grpc.EnrollmentStub(channel)
+            message = messages.EnrollRequest("hospital1", "t" * 43, b"x").to_wire()
             with pytest.raises(grpc.RpcError) as error:
-                stub.Enroll(federation_pb2.EnrollRequest(site="hospital1"), timeout=20)
+                stub.Enroll(message, timeout=20)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "secret" not in error.value.details()
-    assert logs[0]["event"] == "enrolment failed"
+    (line,) = logs
+    assert line["event"] == "enrolment failed"
+    assert line["reason"].startswith(reason)
+    assert "exc_info" not in line

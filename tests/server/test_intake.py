@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from adpfl.federated.coordinator import new_run
-from adpfl.federated.run_events import SiteJoined, TimePassed
+from adpfl.federated.run_events import SiteJoined, SiteReady, TimePassed
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
 from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl.wire.transfers import CommitUpdateRequest, OfferRequest
 from adpfl_server.intake import Intake, RunBook
 from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.store import Store
+from adpfl_server.store import EVENTS_PER_ROUND, Store
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -26,7 +26,7 @@ class Desk:
         self.now = 1000.0
         self.seen = []
         self.book = RunBook(store, lambda: self.now, lambda run, moved: self.seen.append((run, moved)))
-        self.intake = Intake(self.book, lambda text: b"signed " + text)
+        self.intake = Intake(self.book, lambda receipt: b"signed " + receipt.canonical_json())
         self.base = self.keep(0)
         self.book.add(new_run(RunPlan.model_validate(plan), self.base.digest, self.now), self.base)
 
@@ -39,6 +39,7 @@ class Desk:
     def join_all(self):
         for number, site in enumerate(SITES):
             self.book.advance("demo", SiteJoined(site, f"{number}" * 32, 10))
+            self.book.advance("demo", SiteReady(site))
         return self
 
     def offer(self, site, manifest, round_number=1, base=None):
@@ -119,6 +120,24 @@ def test_updates_of_another_history_are_refused_and_noted_in_every_round(desk):
     with pytest.raises(CallRefusedError, match="another history"):
         desk.intake.commit("hospital3", CommitUpdateRequest("demo", 2, "ab" * 32, stranger.digest))
     assert desk.kinds().count("update_foreign") == 3
+
+
+def test_repeated_and_contradicting_updates_are_counted_not_kept(desk):
+    desk.join_all()
+    row = desk.send("hospital1", 1)
+    manifest = desk.keep(1)
+    for number in range(30):
+        assert desk.commit("hospital1", manifest) == row
+        with pytest.raises(CallRefusedError) as refusal:
+            desk.commit("hospital1", desk.keep(100 + number))
+        assert refusal.value.code is Code.ALREADY_EXISTS
+        with pytest.raises(CallRefusedError):  # of a round that the caller makes up
+            desk.commit("hospital2", manifest, round_number=2 + number)
+    kinds = desk.kinds()
+    for kind in ("update_repeated", "update_conflicting", "update_foreign"):
+        assert kinds.count(kind) == EVENTS_PER_ROUND + 1
+    told = [entry for _, moved in desk.seen for entry in moved.timeline]
+    assert len(told) == len(kinds) - 3  # the log hears of the same entries, without the three sums
 
 
 def test_a_late_update_needs_no_bytes_and_is_answered_once(desk):

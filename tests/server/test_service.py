@@ -1,11 +1,15 @@
 """Every call of the Federation service, over real mutual TLS."""
 
+import errno
+import os
+import sqlite3
 import threading
 import time
 
 import grpc
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from adpfl.security.tls import CHANNEL_OPTIONS, enrollment_channel_credentials
 from adpfl.wire import limits, messages, transfers
@@ -13,6 +17,7 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import RunStatus, SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome, verify_receipt
+from adpfl_server.storage import STORAGE_FAILURE
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -28,7 +33,7 @@ def joined(running):
     """Three sites that joined a run whose first round is open."""
     callers = [running.caller(site) for site in SITES]
     for number, caller in enumerate(callers):
-        caller.join(str(number))
+        caller.enter(str(number))
     return callers
 
 
@@ -92,6 +97,65 @@ def test_a_revoked_certificate_stops_working_on_an_open_connection(running, revo
     assert "revoked" in error.value.details()
 
 
+@pytest.fixture
+def small_chunks(consortium, monkeypatch):
+    """Three sites in an open round of a model of four chunks, of which every second one is a check."""
+    monkeypatch.setattr("adpfl_server.weights.DEFAULT_CHUNK_SIZE", limits.CHUNK_SIZE_MIN)
+    monkeypatch.setattr("adpfl_server.service.CHUNKS_PER_CHECK", 2)
+    consortium.start()
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    return consortium, callers[0]
+
+
+@pytest.mark.parametrize("revoked_before", [1, 3], ids=["in the middle", "at the end"])
+def test_a_push_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, revoked_before, monkeypatch):
+    running, caller = small_chunks
+    if revoked_before == 3:
+        monkeypatch.setattr("adpfl_server.service.CHUNKS_PER_CHECK", 1000)
+    update = running.update(1, chunk_size=limits.CHUNK_SIZE_MIN)
+    digests = tuple(update.manifest.indices_of)
+    assert len(digests) == 4
+    caller.offer(1, caller.next_task().base_digest, update)
+
+    def parts():
+        yield transfers.PushHeader("demo", 1, update.manifest.digest).to_wire()
+        for number, digest in enumerate(digests):
+            if number == revoked_before:
+                revoke(running.state_dir, caller.site)
+            yield transfers.Chunk(digest, update.chunks[digest]).to_push()
+
+    with pytest.raises(grpc.RpcError) as error:
+        caller.stub.Push(parts(), timeout=20)
+    assert code_of(error) is grpc.StatusCode.UNAUTHENTICATED
+    assert "revoked" in error.value.details()
+    if revoked_before == 1:
+        blobs = running.running[0].daemon.runner.store.blobs
+        assert [blobs.has(digest) for digest in digests] == [True, False, False, False]
+
+
+def test_a_fetch_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, monkeypatch):
+    running, caller = small_chunks
+    digest = caller.next_task().base_digest
+    manifest, _ = caller.fetch(digest)
+    blobs = running.running[0].daemon.runner.store.blobs
+    read, original = [], blobs.get
+
+    def get(name):
+        read.append(name)
+        if len(read) == 2:
+            revoke(running.state_dir, caller.site)
+        return original(name)
+
+    monkeypatch.setattr(blobs, "get", get)
+    request = transfers.FetchRequest("demo", digest, manifest.chunk_digests).to_wire()
+    with pytest.raises(grpc.RpcError) as error:
+        list(caller.stub.Fetch(request, timeout=20))
+    assert code_of(error) is grpc.StatusCode.UNAUTHENTICATED
+    assert len(read) == 2
+
+
 # --- join and tasks -------------------------------------------------------------------------------
 
 
@@ -120,7 +184,7 @@ def test_a_site_without_data_for_the_task_has_not_joined(running):
     assert caller.next_task().detail == "join first"
 
 
-def test_a_long_poll_answers_when_the_quorum_joins(running):
+def test_a_long_poll_answers_when_the_quorum_is_ready(running):
     first, second = running.caller("hospital1"), running.caller("hospital2")
     first.join()
     answers = []
@@ -130,6 +194,9 @@ def test_a_long_poll_answers_when_the_quorum_joins(running):
     assert not answers
     joined_at = time.monotonic()
     second.join("1")
+    time.sleep(0.3)
+    assert not answers  # the second site may still refuse
+    second.next_task()
     poll.join(20)
     task, at = answers[0]
     assert task.kind is TaskKind.TRAIN
@@ -235,6 +302,20 @@ def test_the_receipt_is_signed_and_returns_the_ledgers_head(running, joined):
     assert answer.receipt.outcome is CommitOutcome.ACCEPTED
     assert answer.receipt.site == "hospital1"
     verify_receipt(answer.receipt, answer.signature, caller.identity.server_certificate)
+
+
+def test_join_returns_the_newest_receipt_that_carried_a_head(running, joined):
+    first, second, _ = joined
+    task = first.next_task()
+    assert first.join("0").newest_receipt is None
+    update = running.update(1)
+    first.push(1, update, first.offer(1, task.base_digest, update))
+    committed = first.commit(1, task.base_digest, update.manifest.digest, head="c" * 64)
+    newest = first.join("0").newest_receipt
+    assert (newest.receipt, newest.signature) == (committed.receipt, committed.signature)
+    newest.verify(first.identity.server_certificate)
+    second.send(1, task.base_digest, running.update(2))  # its run spends nothing: no head
+    assert second.join("1").newest_receipt is None
 
 
 def test_the_same_commit_gets_the_same_receipt(running, joined):
@@ -361,7 +442,7 @@ def test_a_late_update_gets_a_receipt_that_says_so(running):
     callers = [running.caller(site) for site in SITES]
     for number, caller in enumerate(callers):
         caller.run = "hasty"
-        caller.join(str(number))
+        caller.enter(str(number))
     base = callers[0].next_task().base_digest
     for seed, caller in enumerate(callers[:2]):
         caller.send(1, base, running.update(seed))
@@ -376,6 +457,56 @@ def test_a_late_update_gets_a_receipt_that_says_so(running):
     assert "missing hospital3" in record["summary"]
     kinds = [entry["kind"] for entry in record["timeline"]]
     assert {"deadline_passed", "round_partial", "update_late", "update_repeated"} <= set(kinds)
+
+
+def no_space(*_arguments, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/srv/adpfl/state/blobs/incoming")
+
+
+def test_a_full_disk_is_one_line_here_and_a_call_to_repeat_there(running, joined, monkeypatch):
+    caller = joined[0]
+    base = caller.next_task().base_digest
+    update = running.update(1)
+    missing = caller.offer(1, base, update)
+    with capture_logs() as logs, monkeypatch.context() as full:
+        full.setattr("adpfl_server.blobs.os.fsync", no_space)
+        with pytest.raises(grpc.RpcError) as error:
+            caller.push(1, update, missing)
+    assert code_of(error) is grpc.StatusCode.UNAVAILABLE  # which a site retries
+    assert error.value.details() == STORAGE_FAILURE
+    (line,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert line == {
+        "event": "storage failed",
+        "log_level": "error",
+        "call": "Push",
+        "site": "hospital1",
+        "reason": "/srv/adpfl/state/blobs/incoming: No space left on device",
+    }
+    blobs = running.state_dir / "blobs"
+    assert list((blobs / "incoming").iterdir()) == []
+    assert caller.offer(1, base, update) == missing
+    assert caller.send(1, base, update).receipt.outcome is CommitOutcome.ACCEPTED
+
+
+def test_a_commit_that_cannot_be_stored_has_not_happened(running, joined, monkeypatch):
+    caller = joined[0]
+    base = caller.next_task().base_digest
+    update = running.update(1)
+    caller.push(1, update, caller.offer(1, base, update))
+
+    def full(*_arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with capture_logs() as logs, monkeypatch.context() as patched:
+        patched.setattr("adpfl_server.intake.insert_commit", full)
+        with pytest.raises(grpc.RpcError) as error:
+            caller.commit(1, base, update.manifest.digest)
+    assert code_of(error) is grpc.StatusCode.UNAVAILABLE
+    assert [entry["reason"] for entry in logs if entry["log_level"] == "error"] == [
+        "database: database or disk is full"
+    ]
+    assert caller.next_task().kind is TaskKind.TRAIN  # the update does not count
+    assert caller.commit(1, base, update.manifest.digest).receipt.outcome is CommitOutcome.ACCEPTED
 
 
 # --- heartbeats and metrics -----------------------------------------------------------------------
@@ -397,6 +528,21 @@ def test_a_refusing_site_is_not_waited_for(running, joined):
     record = running.record()
     assert "hospital3 refuses the run (budget: epsilon 9 is above the cap 8)" in record["summary"]
     assert record["rounds"][0]["missing"] == ["hospital3"]
+
+
+def test_an_agent_that_repeats_its_refusal_after_every_join_changes_nothing(running):
+    callers = [running.caller(site) for site in SITES]
+    refusing = callers[0]
+    for _ in range(4):
+        refusing.join("0")
+        refusing.heartbeat(SiteActivity.REFUSED, 0, "policy.epsilon_cap")
+    callers[1].enter("1")
+    assert callers[1].next_task().kind is TaskKind.WAIT  # a quorum of two joined, and one of them refuses
+    callers[2].enter("2")
+    assert callers[1].next_task().kind is TaskKind.TRAIN
+    running.running[0].stop()
+    kinds = [entry["kind"] for entry in running.record()["timeline"] if entry["site"] == "hospital1"]
+    assert kinds == ["site_joined", "site_refused"]
 
 
 def test_no_metric_is_taken_that_the_plan_does_not_name(joined):

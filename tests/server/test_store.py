@@ -7,11 +7,22 @@ import pytest
 
 from adpfl.errors import StateError
 from adpfl.federated.coordinator import new_run, step
-from adpfl.federated.run_events import AggregationDone, SiteJoined, TimePassed, Transition, UpdateArrived
+from adpfl.federated.run_events import (
+    AggregationDone,
+    SiteFellSilent,
+    SiteHeard,
+    SiteJoined,
+    SiteReady,
+    SiteRefused,
+    TimePassed,
+    Transition,
+    UpdateArrived,
+)
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
+from adpfl_server.database import transaction
 from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.store import Store
+from adpfl_server.store import EVENTS_PER_ROUND, TASKS_PER_SITE, CommitRow, Store, insert_commit
 
 CHUNK = 65_536
 
@@ -88,6 +99,7 @@ def test_past_rounds_are_forgotten_and_shared_chunks_kept(store, consortium):
     state = create(store, consortium, initial)
     for number, site in enumerate(("hospital1", "hospital2")):
         state = advance(store, state, SiteJoined(site, f"{number}" * 32, 10))
+        state = advance(store, state, SiteReady(site))
     other = keep(store, shared, 7.0)
     create(store, consortium, other, run="other")
 
@@ -137,9 +149,97 @@ def test_a_refused_declaration_keeps_nothing(store):
     store.declare("hospital1", {"kidney": 6, "skin": 10}, 0.0)
 
 
+def test_what_a_site_repeats_is_counted_and_does_not_grow(store, consortium):
+    state = create(store, consortium, keep(store, 1.0))
+    state = advance(store, state, SiteJoined("hospital1", "0" * 32, 10))
+    sizes = []
+    for number in range(200):  # an agent that refuses, restarts, and refuses for another reason
+        state = advance(store, state, SiteJoined("hospital1", f"{number + 1:032x}", 10))
+        moved = step(state, SiteRefused("hospital1", f"{number:03}" + "x" * 900), 2.0 + number)
+        kept = store.save("demo", moved)
+        assert len(kept) == (number < EVENTS_PER_ROUND)
+        state = moved.state
+        sizes.append(len(store.record("demo").model_dump_json()))
+    assert sizes[199] - sizes[10] < 10
+    refusals = [event for event in store.record("demo").timeline if event.kind == "site_refused"]
+    assert len(refusals) == EVENTS_PER_ROUND + 1
+    assert refusals[-1].detail.startswith("195 more like these")
+    assert (refusals[-1].site, refusals[-1].round) == ("hospital1", None)
+    assert refusals[-1].at_unix_seconds == 201.0
+    (rows,) = store.connection.execute("SELECT count(*) FROM timeline").fetchone()
+    assert rows == 2 + 2 * EVENTS_PER_ROUND
+    # Others, other kinds and what the server itself has to say are not crowded out.
+    moved = step(state, SiteJoined("hospital2", "1" * 32, 10), 300.0)
+    assert store.save("demo", moved) == moved.timeline
+    assert store.record("demo").timeline[-1].kind == "site_joined"
+
+
+def test_each_round_has_room_of_its_own(store, consortium):
+    state = create(store, consortium, keep(store, 1.0))
+    for number, site in enumerate(("hospital1", "hospital2")):
+        state = advance(store, state, SiteJoined(site, f"{number}" * 32, 10))
+    for number in range(10):
+        state = advance(store, state, SiteJoined("hospital1", f"{number:032x}", 10))
+    for site in ("hospital1", "hospital2"):
+        state = advance(store, state, SiteReady(site))
+    assert state.open_round.round == 1
+    for _ in range(10):
+        state = advance(store, state, SiteFellSilent("hospital2"))
+        state = advance(store, state, SiteHeard("hospital2"))
+    state = advance(store, state, SiteJoined("hospital1", "f" * 32, 10))
+    events = [(event.kind, event.round) for event in store.record("demo").timeline]
+    assert events.count(("site_rejoined", None)) == EVENTS_PER_ROUND + 1
+    assert events.count(("site_rejoined", 1)) == 1
+    assert events.count(("site_lost", 1)) == EVENTS_PER_ROUND + 1
+
+
+def test_a_site_declares_itself_for_a_bounded_number_of_tasks(store):
+    for number in range(TASKS_PER_SITE):
+        store.declare("hospital1", {f"task{number}": 1}, 0.0)
+    with pytest.raises(CallRefusedError, match="no more are kept") as refusal:
+        store.declare("hospital1", {"another": 1}, 0.0)
+    assert refusal.value.code is Code.RESOURCE_EXHAUSTED
+    store.declare("hospital1", {"task3": 1}, 0.0)
+    store.declare("hospital2", {"another": 1}, 0.0)
+
+
+def test_a_state_folder_that_cannot_be_used_is_one_clear_error(tmp_path):
+    (tmp_path / "blobs").write_text("a file where a folder belongs")
+    with pytest.raises(StateError, match="blobs: cannot be used"):
+        Store(tmp_path)
+
+
 def test_state_of_another_version_is_refused(store, consortium):
     state = create(store, consortium, keep(store, 1.0))
     store.save("demo", Transition(state))
     store.connection.execute("UPDATE runs SET state_json = json_set(state_json, '$.schema_version', 9)")
     with pytest.raises(StateError, match="cannot be read by this version"):
         store.state("demo")
+
+
+def test_the_newest_receipt_is_the_last_that_was_written_with_a_head_over_all_runs(store, consortium):
+    for run in ("demo", "other"):
+        create(store, consortium, keep(store, 1.0), run=run)
+    assert store.newest_receipt("hospital1") is None
+    written = [
+        ("other", 1, "hospital1", "a" * 64, 9.0),
+        ("demo", 1, "hospital1", "b" * 64, 3.0),  # the clock was set back
+        ("demo", 2, "hospital1", "", 4.0),
+        ("demo", 1, "hospital2", "c" * 64, 5.0),
+    ]
+    for run, number, site, head, at in written:
+        with transaction(store.connection) as connection:
+            insert_commit(connection, CommitRow(run, number, site, "d" * 64, "e" * 64, head, b"{}", b"s", at))
+    assert store.newest_receipt("hospital1").ledger_head == "b" * 64
+    assert store.newest_receipt("hospital2").ledger_head == "c" * 64
+    assert store.newest_receipt("hospital3") is None
+
+
+def test_a_site_is_revoked_once_none_of_its_certificates_stands(store):
+    with transaction(store.connection) as connection:
+        connection.executemany(
+            "INSERT INTO certificates (serial, site, not_after, issued_at, revoked_at, pem) "
+            "VALUES (?, ?, 9.0, 0.0, ?, '')",
+            [("1", "one", 1.0), ("2", "one", 2.0), ("3", "two", 1.0), ("4", "two", None)],
+        )
+    assert store.revoked_sites() == {"one"}

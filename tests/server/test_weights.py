@@ -53,6 +53,7 @@ GOOD = {"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
     [
         (b"not json", b"", IntegrityError, "no safetensors file"),
         (b"[]", b"", IntegrityError, "no safetensors file"),
+        (b"[" * 100_000, b"", IntegrityError, "no safetensors file"),
         ({"w": {"dtype": "F32"}}, b"", IntegrityError, "no safetensors file"),
         (
             {"w": {"dtype": "BF16", "shape": [8], "data_offsets": [0, 16]}},

@@ -76,6 +76,11 @@ def test_a_manifest_is_read_back_only_in_canonical_form():
             Manifest.from_canonical_json(text)
 
 
+def test_a_manifest_nested_without_end_is_refused():
+    with pytest.raises(ProtocolError, match="nested too deeply"):
+        Manifest.from_canonical_json(b"[" * 100_000)
+
+
 def test_equal_chunks_share_one_digest():
     manifest = manifest_of_arrays({"w": np.zeros(3 * CHUNK // 4 + 5, np.float32)}, chunk_size=CHUNK)
     assert len(manifest.chunk_digests) == 4

@@ -8,10 +8,13 @@ from adpfl.errors import ProtocolError
 from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import RunStatus, SiteActivity, TaskKind
+from adpfl.wire.receipts import CommitOutcome, Receipt, SignedReceipt
 
 HEX = "ab" * 32
 INSTANCE = "0f" * 16
 PLAN = b'{"run":"demo"}'
+
+RECEIPT = Receipt("demo", 1, "hospital1", HEX, HEX, HEX, CommitOutcome.ACCEPTED, received_unix_millis=5)
 
 GOOD = [
     messages.EnrollRequest("hospital1", "token", b"csr"),
@@ -20,6 +23,7 @@ GOOD = [
     messages.JoinRequest("hospital1", INSTANCE, "1.0", "demo", {}),
     messages.RunOffer("demo", PLAN, hashlib.sha256(PLAN).hexdigest(), RunStatus.RUNNING),
     messages.JoinResponse((), "1.0", INSTANCE),
+    messages.JoinResponse((), "1.0", INSTANCE, SignedReceipt(RECEIPT, b"signature")),
     messages.NextTaskRequest("demo", 30),
     messages.NextTaskResponse(TaskKind.WAIT, wait_hint_seconds=3, detail="later"),
     messages.NextTaskResponse(TaskKind.TRAIN, 3, HEX),
@@ -47,7 +51,7 @@ BAD = [
     ),
     (
         messages.EnrollRequest,
-        pb.EnrollRequest(site="a", token="t" * 1025, certificate_signing_request=b"c"),
+        pb.EnrollRequest(site="a", token="t" * 257, certificate_signing_request=b"c"),
         "token",
     ),
     (
@@ -139,3 +143,17 @@ def test_an_unknown_value_of_a_newer_peer_is_refused_with_the_known_ones():
 def test_enumerations_match_the_contract(ours, theirs):
     named = {name.split("_", 2)[-1]: number for name, number in theirs.items() if number}
     assert {member.name: member.value for member in ours} == named
+
+
+@pytest.mark.parametrize(
+    ("receipt", "field"),
+    [
+        (pb.SignedReceipt(receipt=RECEIPT.to_wire()), r"SignedReceipt\.signature"),
+        (pb.SignedReceipt(receipt=RECEIPT.to_wire(), signature=b"s" * 129), r"SignedReceipt\.signature"),
+        (pb.SignedReceipt(signature=b"s"), r"Receipt\."),
+    ],
+)
+def test_a_remembered_receipt_that_is_not_whole_is_refused(receipt, field):
+    answer = pb.JoinResponse(server_instance_id=INSTANCE, newest_receipt=receipt)
+    with pytest.raises(ProtocolError, match=f"^{field}"):
+        messages.JoinResponse.from_wire(answer)

@@ -93,6 +93,11 @@ def test_a_damaged_stored_receipt_is_found_out(text):
         Receipt.from_canonical_json(text)
 
 
+def test_a_receipt_nested_without_end_is_refused():
+    with pytest.raises(ProtocolError, match="nested too deeply"):
+        Receipt.from_canonical_json(b'{"outcome":' * 100_000)
+
+
 def test_a_receipt_outside_the_contract_is_refused():
     with pytest.raises(ProtocolError, match="round"):
         dataclasses.replace(RECEIPT, round=0)

@@ -30,6 +30,8 @@ DEFAULT_SIZE = (192, 256)
 """(height, width) of a generated photograph."""
 SECOND_IMAGE_SHARE = 0.2
 """Share of patients who were photographed twice."""
+CASE_PREFIX = "ISIC_synthetic_"
+"""Begins every generated case's identifier, so that its files can never be taken for a person's."""
 
 _GAMMA = 1.0 / 2.2
 _SENSOR_NOISE = 0.008
@@ -83,7 +85,7 @@ def write_clinic(
         patient = 0
         while len(cases) < images:
             for photograph in _visits(profile, patient, seed, size)[: images - len(cases)]:
-                name = f"ISIC_synthetic_{site}{len(cases):05d}"
+                name = f"{CASE_PREFIX}{site}{len(cases):05d}"
                 image, mask = f"{IMAGES}/{name}.jpg", f"{MASKS}/{name}{MASK_SUFFIX}.png"
                 Image.fromarray(photograph.image).save(staging / image, quality=profile.jpeg_quality)
                 write_mask(photograph.mask, staging / mask)
@@ -93,6 +95,11 @@ def write_clinic(
             patient += 1
         write_metadata(cases, staging / METADATA)
     return cases
+
+
+def is_generated(case: Case) -> bool:
+    """Whether a case came from `write_clinic`, also after its files were copied, linked or dealt out."""
+    return case.case.startswith(CASE_PREFIX)
 
 
 def photograph(

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adpfl.errors import AdpflError
 from adpfl.experiment.demo.configuration import (
     DemoChoices,
     demo_plan,
     write_server_config,
     write_site_config,
 )
-from adpfl.experiment.demo.folder import DemoFolder, claimed
-from adpfl.experiment.demo.hospitals import check_data_apart, furnish
+from adpfl.experiment.demo.folder import DemoFolder, claimed, refuse_strangers
+from adpfl.experiment.demo.hospitals import Hospitals, check_data_apart, furnish, gather
 from adpfl.experiment.demo.processes import (
     START_SECONDS,
     Child,
@@ -24,6 +25,7 @@ from adpfl.experiment.demo.processes import (
 from adpfl.experiment.demo.progress import Display, display, read_standing
 from adpfl.experiment.report.page import write_page
 from adpfl.experiment.report.record import JoinedRun, load_run, write_record
+from adpfl.experiment.report.words import count
 from adpfl.federated.run_plan import RunPlan
 
 SERVER = "adpfl_server"
@@ -40,27 +42,50 @@ def run_demo(output: Path, choices: DemoChoices, console: Console) -> tuple[Demo
     Raises:
         ConfigError: the output folder is not this command's to empty, or a choice breaks a rule.
         DataError: the given data cannot be used.
-        ChildFailedError: one of the commands failed; the others have been stopped.
+        ChildFailedError: one of the commands failed; the others have been stopped and the logs stay.
     """
     check_data_apart(choices, DemoFolder(output))
+    refuse_strangers(output)
+    if choices.data is not None:
+        console.print(f"reading {choices.data}", highlight=False, markup=False, soft_wrap=True)
+    hospitals = gather(choices)
     plan = demo_plan(choices)
     with claimed(output) as folder, troupe(folder) as children, display(console, plan) as shown:
-        shown.say(f"{folder.root}: {furnish(choices, folder)}")
-        server = _open_consortium(folder, plan, choices, children, shown)
-        agents = [
-            children.start(site, CLIENT, "--site", site, "--until-finished") for site in choices.site_names
-        ]
-        shown.say(
-            f"training {plan.run}: {plan.rounds} rounds of {plan.local.steps} local steps, over mutual TLS"
-        )
-        _watch(folder, plan, server, agents, shown)
-        children.stop(server)
-        run = load_run(
-            folder.server_state, tuple(folder.site_state(site) for site in choices.site_names), run=plan.run
-        )
-        write_record(folder.record, run.record)
-        write_page(folder.report, run, joined_by_owner=True)
+        try:
+            run = _perform(folder, plan, choices, hospitals, children, shown)
+        except (AdpflError, KeyboardInterrupt):
+            if folder.started:
+                shown.say(f"stopped; what every command said stands in {folder.logs}")
+            raise
     return folder, run
+
+
+def _perform(  # noqa: PLR0917 - the demonstration's cast, all of it needed at once
+    folder: DemoFolder,
+    plan: RunPlan,
+    choices: DemoChoices,
+    hospitals: Hospitals,
+    children: Troupe,
+    shown: Display,
+) -> JoinedRun:
+    """Everything from the hospitals' images to the report."""
+    furnish(hospitals, choices, folder)
+    shown.say(f"{folder.root}: {hospitals.words}")
+    server = _open_consortium(folder, plan, choices, children, shown)
+    agents = [children.start(site, CLIENT, "--site", site, "--until-finished") for site in choices.site_names]
+    lengths = f"{count(plan.rounds, 'round')} of {count(plan.local.steps, 'local step')}"
+    shown.say(f"training {plan.run}: {lengths}, over mutual TLS")
+    _watch(folder, plan, server, agents, shown)
+    children.stop(server)
+    run = load_run(
+        folder.server_state,
+        tuple(folder.site_state(site) for site in choices.site_names),
+        run=plan.run,
+        data_note=hospitals.note,
+    )
+    write_record(folder.record, run.record)
+    write_page(folder.report, run, joined_by_owner=True)
+    return run
 
 
 def _open_consortium(
@@ -99,7 +124,9 @@ def _watch(folder: DemoFolder, plan: RunPlan, server: Child, agents: list[Child]
     while True:
         finished = [agent.check(may_finish=True) for agent in agents]
         server.check(may_finish=False)
-        shown.show(read_standing(folder, plan))
+        standing = read_standing(folder, plan)
+        shown.show(standing)
         if all(finished):
+            shown.conclude(standing)
             return
         time.sleep(_POLL_SECONDS)

@@ -1,5 +1,8 @@
 """What an operator and the sites would write for this run: `server.yaml` and `sites/*.yaml`."""
 
+import re
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,22 @@ from adpfl.privacy.plan import FixedThreshold, Reading, Sampling
 
 TASK = "skin_lesion"
 MOST_SITES = 12
+LEAST_PATIENTS = 3
+"""At a hospital: two to train on and one held out."""
+
+
+_NO_REAL_CAP = 1e12
+_POLICY_COMMENTS = {
+    "epsilon_cap": (
+        "A demonstration only: no real site would set this. A cap is what a site may lose in all, a few "
+        "units where it is to mean anything. This one lets every finite figure pass, however large: read as "
+        "a multiplier, the published noise costs an epsilon of many millions, which protects nobody."
+    ),
+    "accept_unbounded": (
+        "A demonstration only: a real site would sign this for no patient's data without knowing that the "
+        "run has no finite guarantee at all."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,7 @@ class DemoChoices:
     """What a person may choose about the demonstration.
 
     Attributes:
-        arm: of the published comparison.
+        arm: of the published comparison, or `rigorous`.
         reading: how the nominal epsilon becomes noise.
         sites: how many hospitals.
         rounds: federated rounds.
@@ -70,6 +89,7 @@ def demo_plan(choices: DemoChoices) -> RunPlan:
             reading=choices.reading,
             sampling=Sampling(mode="poisson", probability=0.3),
             fixed=FixedThreshold(method="fixed", clip_norm=1.0),
+            total_steps=choices.rounds * choices.steps,
         ),
         seed=choices.seed,
     )
@@ -105,10 +125,12 @@ def write_site_config(folder: DemoFolder, site: str, plan: RunPlan, choices: Dem
         folder.site_config(site),
         f"What {site} allows and where its images lie; paths are relative to this file.",
         document,
+        comments=_POLICY_COMMENTS,
     )
 
 
 def _policy(site: str, plan: RunPlan, choices: DemoChoices) -> dict[str, Any]:
+    """What the site allows: `rigorous` fits a policy's own defaults, every other arm needs an exception."""
     policy: dict[str, Any] = {
         "data_set_id": f"{site}-{TASK.replace('_', '-')}",
         "allowed_tasks": [TASK],
@@ -117,9 +139,8 @@ def _policy(site: str, plan: RunPlan, choices: DemoChoices) -> dict[str, Any]:
     }
     what = "generated images of nobody" if choices.data is None else "images that whoever started it chose"
     if choices.arm == "dp-fl":
-        # Finite but enormous under the multiplier readings: a site that means it would never set such a cap.
-        policy["epsilon_cap"] = 1e12
-    else:
+        policy["epsilon_cap"] = _NO_REAL_CAP
+    elif choices.arm != "rigorous":
         policy["accept_unbounded"] = [
             {
                 "run": plan.run,
@@ -130,9 +151,23 @@ def _policy(site: str, plan: RunPlan, choices: DemoChoices) -> dict[str, Any]:
     return policy
 
 
-def _write(path: Path, heading: str, document: dict[str, Any]) -> None:
+def _write(
+    path: Path, heading: str, document: dict[str, Any], *, comments: Mapping[str, str] | None = None
+) -> None:
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+    for key, comment in (comments or {}).items():
+        text = _commented(text, key, comment)
     path.write_text(
         f"# {heading}\n# Written by `adpfl demo`; see examples/ for every key explained.\n{text}",
         encoding="utf-8",
     )
+
+
+def _commented(text: str, key: str, comment: str) -> str:
+    """YAML with a comment above a key, indented as the key is."""
+    found = re.search(rf"^( *){key}:", text, flags=re.MULTILINE)
+    if found is None:
+        return text
+    lines = textwrap.wrap(comment, width=100, initial_indent="# ", subsequent_indent="# ")
+    block = textwrap.indent("\n".join(lines) + "\n", found[1])
+    return text[: found.start()] + block + text[found.start() :]

@@ -55,9 +55,19 @@ class DemoFolder:
         """The enrolment bundle that the operator hands to a site."""
         return self.root / "bundles" / f"{site}.json"
 
+    @property
+    def logs(self) -> Path:
+        """Where every command's output goes."""
+        return self.root / "logs"
+
+    @property
+    def started(self) -> bool:
+        """Whether any command was started."""
+        return self.logs.is_dir() and any(self.logs.iterdir())
+
     def log(self, name: str) -> Path:
         """Log file of one command."""
-        return self.root / "logs" / f"{name}.log"
+        return self.logs / f"{name}.log"
 
 
 @contextmanager
@@ -65,11 +75,14 @@ def claimed(root: Path) -> Iterator[DemoFolder]:
     """An empty demonstration folder, held against a second demonstration for as long as the block runs.
 
     A folder that an earlier demonstration made is emptied; any other folder with something in it is refused.
+    Git is told to ignore all of it: keys lie in it. Where the block fails before any command was started,
+    what it made is removed; from then on everything stays, since the logs say what happened.
 
     Raises:
         ConfigError: `root` is not this command's to empty, or another demonstration is using it.
     """
-    _refuse_strangers(root)
+    refuse_strangers(root)
+    existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with (root / MARKER).open("a", encoding="utf-8") as marker:
@@ -86,14 +99,25 @@ def claimed(root: Path) -> Iterator[DemoFolder]:
                 folder.site_state("x"),
             ):
                 path.parent.mkdir()
-            yield folder
+            (root / ".gitignore").write_text("*\n", encoding="utf-8")
+            try:
+                yield folder
+            except BaseException:
+                if not folder.started:
+                    _vanish(root, keep=existed)
+                raise
     except OSError as error:
         if error.filename is None:
             raise
         raise ConfigError(f"--output is {root}: {error.filename}: {error.strerror or error}") from error
 
 
-def _refuse_strangers(root: Path) -> None:
+def refuse_strangers(root: Path) -> None:
+    """Refuse a folder that `claimed` would not empty.
+
+    Raises:
+        ConfigError: it is no folder, or holds what no demonstration made.
+    """
     if not root.exists() and not root.is_symlink():
         return
     if root.is_symlink() or not root.is_dir():
@@ -122,3 +146,11 @@ def _empty(root: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _vanish(root: Path, *, keep: bool) -> None:
+    """Remove what a demonstration that never started has made; an existing folder stays, empty."""
+    _empty(root)
+    (root / MARKER).unlink(missing_ok=True)
+    if not keep:
+        root.rmdir()

@@ -1,5 +1,6 @@
 """How far the demonstration is, from the daemons' records: bars on a terminal, lines elsewhere."""
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,13 +67,18 @@ class Display:
     def show(self, standing: Standing) -> None:
         """A line for each round that closed since the last call."""
         for number in range(self._told + 1, standing.rounds + 1):
-            share = f"{standing.shares[number - 1]} of {len(self._plan.cohort.sites)} sites"
-            scores = ", ".join(f"{site} {dice:.3f}" for site, (_, dice) in standing.dice.items())
-            self.say(
-                f"round {number} of {self._plan.rounds}: {share}"
-                + (f"; Dice so far: {scores}" if scores else "")
-            )
+            line = f"round {number} of {self._plan.rounds}: "
+            line += f"{standing.shares[number - 1]} of {len(self._plan.cohort.sites)} sites"
+            if number == standing.rounds and standing.dice:
+                line += f"; {_scores(standing)}"
+            self.say(line)
         self._told = standing.rounds
+
+    def conclude(self, standing: Standing) -> None:
+        """The last scores of every site, which are those of the report, and their mean."""
+        if standing.dice:
+            mean = statistics.fmean(dice for _, dice in standing.dice.values())
+            self.say(f"training ended; {_scores(standing)}; mean of sites {mean:.3f}")
 
 
 class BarDisplay(Display):
@@ -116,6 +122,18 @@ def display(console: Console, plan: RunPlan) -> Iterator[Display]:
     )
     with bars:
         yield BarDisplay(console, plan, bars)
+
+
+def _scores(standing: Standing) -> str:
+    """Scores under the round that each belongs to: a site may evaluate while the next round trains."""
+    by_round: dict[int, list[str]] = {}
+    for site, (round_number, dice) in standing.dice.items():
+        by_round.setdefault(round_number, []).append(f"{site} {dice:.3f}")
+    parts = (
+        f"Dice {f'after round {number}' if number else 'before training'}: {', '.join(scores)}"
+        for number, scores in sorted(by_round.items(), reverse=True)
+    )
+    return "; ".join(parts)
 
 
 def _read(path: Path, model: type[Record]) -> Record | None:

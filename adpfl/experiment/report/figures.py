@@ -109,6 +109,7 @@ def thresholds(name: str, result: SiteResult, *, top: float, bottom: float) -> M
     steps = result.record.steps
     color = LIGHT[site_role(result.position)]
     clipping = any(step.clip_norm is not None for step in steps)
+    norms = f"gradient norms ({'L1' if result.record.guarantee.mechanism == 'laplace_l1' else 'L2'})"
     with drawing(name, PANEL, 300 if clipping else 210) as figure:
         if clipping:
             upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
@@ -132,7 +133,7 @@ def thresholds(name: str, result: SiteResult, *, top: float, bottom: float) -> M
         upper.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         _round_marks(upper, steps)
         upper.set_title(
-            "threshold C and gradient norms (L2)" if clipping else "gradient norms (L2); nothing is clipped",
+            f"threshold C and {norms}" if clipping else f"{norms}; nothing is clipped",
             loc="left",
             color=LIGHT["muted"],
         )

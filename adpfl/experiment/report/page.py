@@ -1,6 +1,7 @@
 """The report page: one HTML file that loads nothing, runs no script and escapes every name it was given."""
 
 import json
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from markupsafe import Markup
 
 import adpfl
 from adpfl.evaluation.overlays import PREDICTION_COLOR, REFERENCE_COLOR
-from adpfl.experiment.report import privacy_words, timeline_words, view, words
+from adpfl.experiment.report import data_words, mechanism_words, privacy_words, timeline_words, view, words
+from adpfl.experiment.report.explanation import explanation
+from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_columns
+from adpfl.experiment.report.next_steps import next_steps
 from adpfl.experiment.report.palette import DARK, LIGHT, css_variables, site_role
 from adpfl.experiment.report.record import JoinedRun
 from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, site_results
@@ -34,9 +38,9 @@ def render(run: JoinedRun, *, joined_by_owner: bool = False) -> str:
 
 def write_page(path: Path, run: JoinedRun, *, joined_by_owner: bool = False) -> None:
     """Write the page; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(run, joined_by_owner=joined_by_owner), encoding="utf-8")
-    partial.replace(path)
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_text(render(run, joined_by_owner=joined_by_owner), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
@@ -46,7 +50,8 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
     guarantees = [(result.site, result.record.guarantee) for result in results]
     timeline = timeline_words.happenings(view.events(record))
     return {
-        "title": words.title(plan),
+        "title": words.title(server),
+        "synthetic": data_words.SYNTHETIC if record.data_note.synthetic else None,
         "version": adpfl.__version__,
         "light": Markup(css_variables(LIGHT)),  # noqa: S704 - constants of this package
         "dark": Markup(css_variables(DARK)),  # noqa: S704 - constants of this package
@@ -55,6 +60,9 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "fixed": view.fixed,
         "dice": view.dice,
         "hd95": view.hd95,
+        "hd95_words": view.hd95_words(server, results),
+        "trained_patients": partial(view.trained_patients, server),
+        "public_rows": view.public_rows(server),
         "server": server,
         "plan": plan,
         "sentence": words.run_sentence(server),
@@ -68,12 +76,16 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "convergence": view.chart("convergence", results, any(r.record.evaluations for r in results)),
         "patients": view.chart("patients", results, any(r.final and r.final.dice for r in results)),
         "galleries": view.galleries(run),
+        "reference_words": data_words.reference_words(record.data_note),
         "reference_color": _css_color(REFERENCE_COLOR),
         "prediction_color": _css_color(PREDICTION_COLOR),
-        "guarantees": view.guarantee_rows(results),
-        "explanation": privacy_words.explanation(plan, record.sites),
-        "noise_sentence": words.noise_sentence(plan),
-        "facts": privacy_words.facts(guarantees) if guarantees else privacy_words.plan_facts(plan),
+        "guarantees": guarantee_rows(results),
+        "columns": privacy_columns(results),
+        "explanation": explanation(plan, record.sites),
+        "noise_sentence": mechanism_words.noise_sentence(plan),
+        "facts": privacy_words.facts(guarantees, record.data_note)
+        if guarantees
+        else privacy_words.plan_facts(plan, record.data_note),
         "caveats": (*privacy_words.wasted(plan, guarantees), *privacy_words.caveats(guarantees)),
         "panels": view.panels(results),
         "clipping": any(clip_norm_range(result.record) for result in results),
@@ -81,6 +93,7 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "timeline": timeline_words.shortened(timeline),
         "whole_timeline": timeline,
         "disturbances": timeline_words.disturbances(timeline),
+        "next_steps": next_steps(record) if joined_by_owner else (),
         "sources": view.sources(record, joined_by_owner=joined_by_owner),
         "plan_json": json.dumps(plan.model_dump(mode="json"), indent=2, ensure_ascii=False),
     }

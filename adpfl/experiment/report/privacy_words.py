@@ -1,21 +1,20 @@
-"""What a run's privacy figures mean, in plain words, and the facts that must stand beside each of them.
+"""The facts that must stand beside each of a run's privacy figures, in plain words.
 
 No figure is told without its meaning: the honest epsilon first, what it would have been with thresholds fixed
 in advance second and named as no guarantee, the nominal one last and never alone.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adpfl.experiment.report.words import MECHANISMS, READINGS, SAMPLINGS, joined, number
-from adpfl.federated.records import SiteRunRecord
+from adpfl.experiment.report.caveat_words import in_words
+from adpfl.experiment.report.data_words import unit_words
+from adpfl.experiment.report.mechanism_words import MECHANISMS, READINGS, SAMPLINGS, THRESHOLDS
+from adpfl.experiment.report.record import DataNote
+from adpfl.experiment.report.words import at_most, capital, joined, number
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.guarantee import Guarantee
-from adpfl.privacy.plan import NEIGHBORING_RELATION, PaperPrivacy
-
-_MEANINGLESS_EPSILON = 50.0
-"""exp(50) is above 10^21: a bound on the odds that excludes nothing a person could observe."""
+from adpfl.privacy.plan import NEIGHBORING_RELATION, PaperPrivacy, RigorousPrivacy, UnsafeNonePrivacy
 
 UNITS = {
     "patient": "patient: all images of one patient count as one contribution",
@@ -25,22 +24,12 @@ RELATIONS = {
     NEIGHBORING_RELATION: "zero-out: one unit's contribution replaced by zero; the number of units is public",
 }
 
-ACCOUNTANTS = {"renyi": "Rényi divergences, composed over the steps", "none": ""}
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A box of plain words.
-
-    Attributes:
-        heading: the finding in one line.
-        paragraphs: what it means and why.
-        grave: whether the run has no meaningful guarantee.
-    """
-
-    heading: str
-    paragraphs: tuple[str, ...]
-    grave: bool
+ACCOUNTANTS = {
+    "renyi": "Rényi divergences, composed over the steps",
+    "pld": "privacy loss distributions, composed over the steps",
+    "pure": "pure ε, added up over the steps",
+    "none": "",
+}
 
 
 @dataclass(frozen=True)
@@ -51,48 +40,18 @@ class Fact:
     value: str
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The privacy of a run in the fewest words."""
-
-    words: str
-    grave: bool
-
-
-def verdict(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Verdict:
-    """Whether there is a guarantee, without a figure: no figure stands without its terms."""
-    if not isinstance(plan.privacy, PaperPrivacy) or plan.privacy.threshold.method == "percentile":
-        return Verdict("no finite guarantee", grave=True)
-    if not sites:
-        return Verdict("kept by the sites", grave=False)
-    worst = max(site.guarantee.epsilon for site in sites)
-    if worst > _MEANINGLESS_EPSILON:
-        return Verdict("no meaningful guarantee", grave=True)
-    return Verdict("a finite guarantee", grave=False)
-
-
-def explanation(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Explanation:
-    """The box beside the figures: what the honest epsilon of this run says about a patient."""
-    if not isinstance(plan.privacy, PaperPrivacy):
-        return _no_mechanism()
-    if plan.privacy.threshold.method == "percentile":
-        return _percentile(plan.privacy, with_figures=bool(sites))
-    worst = max((site.guarantee.epsilon for site in sites), default=None)
-    if worst is None:
-        return _kept_at_sites()
-    if worst > _MEANINGLESS_EPSILON:
-        return _finite_without_meaning(worst)
-    return _finite(worst, plan.privacy.delta)
-
-
-def facts(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[Fact, ...]:
+def facts(guarantees: Sequence[tuple[str, Guarantee]], data_note: DataNote | None = None) -> tuple[Fact, ...]:
     """The terms of the figures, told site by site only where sites differ."""
     terms: dict[str, Callable[[Guarantee], str]] = {
-        "Unit of privacy": lambda g: UNITS.get(g.unit, g.unit),
+        "Unit of privacy": lambda g: _unit(g.unit, data_note),
         "Neighbouring relation": lambda g: RELATIONS.get(g.neighboring_relation, g.neighboring_relation),
         "Sampling": lambda g: _first_known(g.sampling, SAMPLINGS),
         "Mechanism": lambda g: _first_known(g.mechanism, MECHANISMS),
+        "Clipping threshold C": lambda g: _first_known(g.threshold or "", THRESHOLDS),
+        "Noise multiplier": lambda g: _noise_multiplier(g.noise_multiplier),
         "Reading of the nominal ε": lambda g: READINGS.get(g.reading, g.reading) if g.reading else "",
+        "Target ε of the noise": lambda g: "" if g.target_epsilon is None else number(g.target_epsilon),
+        "ε of a whole patient": _of_a_patient,
         "Steps, composed": lambda g: str(g.steps),
         "δ": lambda g: number(g.delta, 2),
         "Accountant": lambda g: ACCOUNTANTS.get(g.accountant, g.accountant),
@@ -110,33 +69,38 @@ def facts(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[Fact, ...]:
     return tuple(rows)
 
 
-def plan_facts(plan: RunPlan) -> tuple[Fact, ...]:
+def plan_facts(plan: RunPlan, data_note: DataNote | None = None) -> tuple[Fact, ...]:
     """The same terms as far as the plan alone fixes them: for a report without any site's record."""
     privacy = plan.privacy
-    mechanism = privacy.mechanism if isinstance(privacy, PaperPrivacy) else "none"
+    mechanism = privacy.mechanism or "none"
     share = f", probability {number(privacy.sampling.probability)}" if privacy.sampling.mode != "full" else ""
     rows = [
-        Fact("Unit of privacy", UNITS[privacy.unit]),
+        Fact("Unit of privacy", _unit(privacy.unit, data_note)),
         Fact("Neighbouring relation", RELATIONS[NEIGHBORING_RELATION]),
         Fact("Sampling", SAMPLINGS[privacy.sampling.mode] + share),
-        Fact("Mechanism", MECHANISMS[mechanism]),
+        Fact("Mechanism", MECHANISMS.get(mechanism, mechanism)),
     ]
+    if not isinstance(privacy, UnsafeNonePrivacy):
+        rows.append(Fact("Clipping threshold C", THRESHOLDS[privacy.threshold.method]))
+    if isinstance(privacy, RigorousPrivacy):
+        if privacy.noise_multiplier is not None:
+            rows.append(Fact("Noise multiplier", _noise_multiplier(privacy.noise_multiplier)))
+        if privacy.target_epsilon is not None:
+            rows.append(Fact("Target ε of the noise", number(privacy.target_epsilon)))
     if isinstance(privacy, PaperPrivacy):
         rows.append(Fact("Reading of the nominal ε", READINGS[privacy.reading]))
     rows.append(Fact("Steps a site, planned", str(plan.rounds * plan.local.steps)))
-    if isinstance(privacy, PaperPrivacy):
+    if not isinstance(privacy, UnsafeNonePrivacy):
         rows.append(Fact("δ", number(privacy.delta, 2)))
     return tuple(rows)
 
 
 def caveats(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[str, ...]:
-    """Every caveat once, with the sites that state it where not all do."""
+    """Every caveat once and in words, with the sites that state it where not all do."""
     stated: dict[str, list[str]] = {}
     for site, guarantee in guarantees:
         for caveat in guarantee.caveats:
-            stated.setdefault(caveat.replace("epsilon_if_fixed", "had thresholds been fixed"), []).append(
-                site
-            )
+            stated.setdefault(in_words(caveat), []).append(site)
     return tuple(
         caveat if len(by) == len(guarantees) else f"{joined(by)}: {caveat}" for caveat, by in stated.items()
     )
@@ -153,77 +117,23 @@ def wasted(plan: RunPlan, guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[
     )
 
 
-def _no_mechanism() -> Explanation:
-    what = (
-        "This arm neither clips nor adds noise. Images stay at their sites, but what a site sends is an "
-        "exact function of its patients' images, and published attacks reconstruct images from such "
-        "updates. It is the reference that the private arms are measured against, and unsafe for patients' "
-        "data."
-    )
-    return Explanation("No privacy mechanism: ε is infinite", (what, _acceptance()), grave=True)
+def _noise_multiplier(multiplier: float | None) -> str:
+    """Noise relative to the clip norm, whichever mechanism draws it."""
+    return "" if multiplier is None else f"{number(multiplier)} times C, on the sum of a step's gradients"
 
 
-def _percentile(privacy: PaperPrivacy, *, with_figures: bool) -> Explanation:
-    why = (
-        "Each site sets its clipping threshold C to a percentile of its own patients' raw gradient norms "
-        "and scales its noise to C. The threshold is then itself a measurement of the patients, and it "
-        "leaves the site without noise: whoever sees the scale of the noise sees a norm. In simulation, an "
-        "adversary who knows the data told from the scale of one release whether a given patient had taken "
-        "part, in 73% of cases with 500 patients and in 96% with 100, where guessing gives 50%. No finite ε "
-        "describes that, so none is claimed."
-    )
-    figures = (
-        "The middle figure says what the same noise would have given had the thresholds been fixed without "
-        "looking at the data. It is not a guarantee of this run. The nominal figure is the published "
-        f"method's name for its noise: read as {READINGS[privacy.reading]}, it fixes how much noise is added "
-        "and says nothing about protection by itself."
-    )
-    return Explanation(
-        heading="No finite privacy guarantee: why the honest ε is infinite",
-        paragraphs=(why, figures, _acceptance()) if with_figures else (why, _acceptance()),
-        grave=True,
-    )
+def _of_a_patient(guarantee: Guarantee) -> str:
+    if guarantee.epsilon_per_patient is None:
+        return ""
+    figure = at_most(guarantee.epsilon_per_patient)
+    return f"{figure}, for one with at most {guarantee.records_per_patient} images"
 
 
-def _acceptance() -> str:
-    return (
-        "A site's agent refuses every run without a finite ε, unless the site's own policy holds an entry "
-        "accept_unbounded that names this run, a reason and the person who accepts it. Every site that "
-        "trained here holds one; neither the server nor the plan can set it. From then on the site's ledger "
-        "marks the data set as having no finite guarantee, and refuses later runs that promise one on the "
-        "same patients unless the policy says otherwise."
-    )
-
-
-def _kept_at_sites() -> Explanation:
-    where = (
-        "It depends on how many patients a site has and how many steps it released, and stands in each "
-        "site's own ledger and report. The plan's nominal ε alone is no guarantee and is not shown as one."
-    )
-    return Explanation("The honest ε is kept by each site", (where,), grave=False)
-
-
-def _finite_without_meaning(epsilon: float) -> Explanation:
-    bound = (
-        f"An honest ε of {number(epsilon)} is a true upper bound on what the released updates can tell about "
-        "one patient, and far too large to exclude anything: protection that a patient could notice needs "
-        "an ε of a few units. The noise of this plan makes updates slightly inexact; it does not hide a "
-        "patient."
-    )
-    nominal = "The nominal figure is the published method's name for its noise. It is not an ε of this run."
-    return Explanation("A finite ε, and no meaningful protection", (bound, nominal), grave=True)
-
-
-def _finite(epsilon: float, delta: float) -> Explanation:
-    meaning = (
-        "Whatever is concluded from the updates, leaving out one patient's contribution would have changed "
-        f"the odds of that conclusion by a factor of at most {number(math.exp(epsilon))}, except with "
-        f"probability {number(delta, 2)}. Sites hold disjoint patients, so the largest figure of the sites "
-        "holds for the run; a patient known at two sites has the sum of both."
-    )
-    return Explanation(
-        f"A finite guarantee: ε at most {number(epsilon)} at every site", (meaning,), grave=False
-    )
+def _unit(unit: str, data_note: DataNote | None) -> str:
+    """The unit in words; an image that only stands for its patient is never passed off as one."""
+    known = UNITS.get(unit, unit)
+    makeshift = unit_words(data_note) if data_note and unit == "patient" else None
+    return f"{known}. {capital(makeshift)}." if makeshift else known
 
 
 def _first_known(value: str, known: dict[str, str]) -> str:

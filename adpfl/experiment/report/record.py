@@ -26,12 +26,25 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Record = TypeVar("Record", bound=FrozenModel)
 
 
+PatientsAre = Literal["patients", "lesions", "images", "some_images"]
+"""What the sites' patients really are; `some_images`: patients, and single images where none was known."""
+
+
+class DataNote(FrozenModel):
+    """What no daemon knows of the images and every reader must: told by whoever joined the records."""
+
+    synthetic: bool = False
+    """The images were drawn by a program and show no person."""
+    patients_are: PatientsAre = "patients"
+
+
 class JoinedRecord(FrozenModel):
     """The server's record with those of the sites whose folders were given, in the plan's order of sites."""
 
     schema_version: Literal[1] = 1
     server: ServerRunRecord
     sites: tuple[SiteRunRecord, ...]
+    data_note: DataNote = DataNote()
 
     @model_validator(mode="after")
     def _consistent(self) -> "JoinedRecord":
@@ -68,7 +81,9 @@ class JoinedRun:
     overlays: tuple[Overlay, ...]
 
 
-def join(server: ServerRunRecord, sites: tuple[SiteRunRecord, ...]) -> JoinedRecord:
+def join(
+    server: ServerRunRecord, sites: tuple[SiteRunRecord, ...], data_note: DataNote | None = None
+) -> JoinedRecord:
     """Join records of one run; sites are put into the plan's order.
 
     Raises:
@@ -77,13 +92,17 @@ def join(server: ServerRunRecord, sites: tuple[SiteRunRecord, ...]) -> JoinedRec
     order = {name: position for position, name in enumerate(server.plan.cohort.sites)}
     ordered = tuple(sorted(sites, key=lambda site: order.get(site.site, len(order))))
     try:
-        return JoinedRecord(server=server, sites=ordered)
+        return JoinedRecord(server=server, sites=ordered, data_note=data_note or DataNote())
     except ValidationError as error:
         raise StateError(f"records do not belong together: {describe(error, {})}") from error
 
 
 def load_run(
-    server_folder: Path, site_folders: tuple[Path, ...] = (), *, run: str | None = None
+    server_folder: Path,
+    site_folders: tuple[Path, ...] = (),
+    *,
+    run: str | None = None,
+    data_note: DataNote | None = None,
 ) -> JoinedRun:
     """Read and join the records below a server's folder and any number of sites' folders.
 
@@ -91,6 +110,7 @@ def load_run(
         server_folder: holds `run.json`, or is a state folder with `runs/<run>/run.json`.
         site_folders: each holds `site.json`, or is a state folder with `runs/<run>/site.json`.
         run: which run, where a state folder holds several. The sites' folders follow the server's run.
+        data_note: what is known of the images beyond the daemons' records.
 
     Raises:
         StateError: a record is absent, unreadable, of another version, or does not belong with the others.
@@ -101,7 +121,7 @@ def load_run(
         raise StateError(f"{server_folder}: holds run {server.plan.run}; run {run} was asked for")
     paths = [find_record(folder, SITE_FILE, server.plan.run) for folder in site_folders]
     records = [read_record(path, SiteRunRecord) for path in paths]
-    joined = join(server, tuple(records))
+    joined = join(server, tuple(records), data_note)
     folders = {record.site: path.parent for record, path in zip(records, paths, strict=True)}
     overlays = [
         overlay for record in joined.sites for overlay in _read_overlays(record, folders[record.site])
@@ -115,6 +135,8 @@ def find_record(folder: Path, filename: str, run: str | None) -> Path:
     Raises:
         StateError: there is none, or there are several and `run` does not say which.
     """
+    if not folder.is_dir():
+        raise StateError(f"{folder}: there is no such folder")
     if (folder / filename).is_file():
         return folder / filename
     found = sorted(folder.glob(f"runs/{run or '*'}/{filename}"))

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from adpfl.federated.records import CaseScore, EvaluationRecord, ServerRunRecord, SiteRunRecord
+from adpfl.federated.records import CaseScore, EvaluationRecord, ServerRound, ServerRunRecord, SiteRunRecord
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ class SiteResult:
     record: SiteRunRecord
     initial: Scores | None
     final: Scores | None
+
+
+def contributors(server: ServerRunRecord) -> tuple[str, ...]:
+    """Sites whose update stands in at least one round's model, in the plan's order."""
+    took_part = {site for entry in closed_rounds(server) for site in entry.sites}
+    return tuple(site for site in server.plan.cohort.sites if site in took_part)
+
+
+def closed_rounds(server: ServerRunRecord) -> tuple[ServerRound, ...]:
+    """Rounds that made a model."""
+    return tuple(entry for entry in server.rounds if entry.result_digest is not None)
 
 
 def site_results(server: ServerRunRecord, sites: Iterable[SiteRunRecord]) -> tuple[SiteResult, ...]:

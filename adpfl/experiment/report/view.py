@@ -1,26 +1,26 @@
 """The report's rows, tiles and pictures: a joined record turned into exactly what the template shows."""
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from adpfl.experiment.report import figures, privacy_words, words
+from adpfl.experiment.report import explanation, figures, words
 from adpfl.experiment.report.record import JoinedRecord, JoinedRun
 from adpfl.experiment.report.results import (
     Scores,
     SiteResult,
     clip_norm_range,
     clipped_share,
+    closed_rounds,
+    contributors,
     mean_over_sites,
     scores_by_structure,
     site_results,
 )
 from adpfl.experiment.report.timeline_words import SERVER
 from adpfl.federated.records import CaseScore, ServerRunRecord, TimelineEvent
-from adpfl.privacy.guarantee import Guarantee
 
 MAX_OVERLAYS = 24
 
@@ -38,19 +38,6 @@ class GlanceItem:
 
 
 @dataclass(frozen=True)
-class GuaranteeRow:
-    """One site's privacy figures as they are shown."""
-
-    site: str
-    position: int
-    honest: str
-    if_fixed: str
-    nominal: str
-    delta: str
-    steps: str
-
-
-@dataclass(frozen=True)
 class StructureRow:
     """One structure at one site, under the final model."""
 
@@ -59,6 +46,16 @@ class StructureRow:
     structure: str
     dice: str
     hd95: str
+
+
+@dataclass(frozen=True)
+class PublicRow:
+    """What the server knows of one site."""
+
+    site: str
+    position: int
+    patients: str
+    rounds: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Panel:
 def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceItem]:
     """The facts under the heading; privacy is told in words there, because a figure needs its terms."""
     server = record.server
-    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    closed = closed_rounds(server)
     items = []
     final = mean_over_sites(results, lambda result: result.final)
     initial = mean_over_sites(results, lambda result: result.initial)
@@ -100,28 +97,43 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
         items.append(GlanceItem("Dice, mean of sites", fixed(final), f"{optional(initial)} before training"))
     items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
     items.append(_sites_item(server))
-    verdict = privacy_words.verdict(server.plan, record.sites)
+    verdict = explanation.verdict(server.plan, record.sites)
     items.append(
         GlanceItem("Privacy", verdict.words, "its figures and their terms stand below", grave=verdict.grave)
     )
     return items
 
 
-def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
-    """Honest, hypothetical and nominal figures side by side, a row a site."""
-    return [
-        GuaranteeRow(
-            site=result.site,
-            position=result.position,
-            honest=words.number(guarantee.epsilon),
-            if_fixed=_if_fixed(guarantee),
-            nominal="none" if guarantee.nominal_epsilon is None else words.number(guarantee.nominal_epsilon),
-            delta=words.number(guarantee.delta, 2),
-            steps=str(guarantee.steps),
+def public_rows(server: ServerRunRecord) -> list[PublicRow]:
+    """What each site declared in public, and in how many rounds' models its updates stand."""
+    closed = closed_rounds(server)
+    rows = []
+    for position, site in enumerate(server.plan.cohort.sites):
+        share = sum(site in entry.sites for entry in closed)
+        rows.append(
+            PublicRow(
+                site=site,
+                position=position,
+                patients=str(server.training_patients.get(site, "did not join")),
+                rounds=f"{share} of {len(closed)}" if share else _absence(server, site),
+            )
         )
-        for result in results
-        for guarantee in (result.record.guarantee,)
-    ]
+    return rows
+
+
+def trained_patients(server: ServerRunRecord, result: SiteResult) -> str:
+    """Patients whose images the model has seen; none of a site whose updates stand in no round."""
+    return str(result.record.training_patients) if result.site in contributors(server) else "none"
+
+
+def hd95_words(server: ServerRunRecord, results: Sequence[SiteResult]) -> str:
+    """What HD95 is and in which unit, as far as the results show one."""
+    units = {result.final.hd95_unit for result in results if result.final}
+    size = " × ".join(str(side) for side in server.plan.image_size)  # noqa: RUF001 - a multiplication sign
+    told = "HD95 is a boundary distance, smaller is better"
+    if "px" in units:
+        return f"{told}; px are pixels of the image at its original size, not of the network’s {size} input"  # noqa: RUF001 - an apostrophe
+    return f"{told}, in millimetres" if units else told
 
 
 def structure_rows(results: Sequence[SiteResult]) -> list[StructureRow]:
@@ -242,12 +254,6 @@ def hd95(scores: Scores | None) -> str:
     return f"{words.number(scores.hd95.mean)} {scores.hd95_unit}"
 
 
-def _if_fixed(guarantee: Guarantee) -> str:
-    if guarantee.epsilon_if_fixed is not None:
-        return words.number(guarantee.epsilon_if_fixed)
-    return "no noise" if math.isinf(guarantee.epsilon) else "the same"
-
-
 def _final_scores(result: SiteResult) -> tuple[CaseScore, ...]:
     return result.record.evaluations[-1].scores if result.record.evaluations else ()
 
@@ -266,16 +272,24 @@ def _panel_note(result: SiteResult) -> str:
 
 
 def _sites_item(server: ServerRunRecord) -> GlanceItem:
-    cohort = len(server.plan.cohort.sites)
-    closed = [entry for entry in server.rounds if entry.result_digest is not None]
+    cohort = server.plan.cohort.sites
+    closed = closed_rounds(server)
     if not closed:
-        return GlanceItem("Sites", f"{len(server.training_patients)} of {cohort}", "joined")
-    partial = [entry for entry in closed if entry.missing]
-    if not partial:
-        return GlanceItem("Sites", f"{cohort} of {cohort}", "in every round")
-    fewest = min(len(entry.sites) for entry in partial)
-    names = sorted({name for entry in partial for name in entry.missing})
-    rounds = f"round {partial[0].round}" if len(partial) == 1 else words.count(len(partial), "round")
-    return GlanceItem(
-        "Sites", f"{fewest} to {cohort} of {cohort}", f"missing {words.joined(names)} in {rounds}"
-    )
+        return GlanceItem("Sites", f"{len(server.training_patients)} of {len(cohort)}", "joined")
+    trained = contributors(server)
+    fewest = min(len(entry.sites) for entry in closed)
+    most = max(len(entry.sites) for entry in closed)
+    share = f"{most}" if fewest == most else f"{fewest} to {most}"
+    notes = [f"{site} {_absence(server, site)}" for site in cohort if site not in trained]
+    partial = [entry for entry in closed if set(entry.missing) & set(trained)]
+    if partial:
+        names = [site for site in trained if any(site in entry.missing for entry in partial)]
+        rounds = f"round {partial[0].round}" if len(partial) == 1 else words.count(len(partial), "round")
+        notes.append(f"missing {words.joined(names)} in {rounds}")
+    return GlanceItem("Sites", f"{share} of {len(cohort)}", "; ".join(notes) or "in every round")
+
+
+def _absence(server: ServerRunRecord, site: str) -> str:
+    """Why a site's update stands in no round, as far as the server knows."""
+    refused = any(event.kind == "site_refused" and event.site == site for event in server.timeline)
+    return "refused and never trained" if refused else "never took part"

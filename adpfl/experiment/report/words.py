@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal
 
+from adpfl.experiment.arms import Arm
+from adpfl.experiment.report.results import closed_rounds, contributors
 from adpfl.federated.records import ServerRound, ServerRunRecord
-from adpfl.federated.run_plan import RunPlan
-from adpfl.privacy.plan import PaperPrivacy
 
 _SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -21,27 +22,13 @@ TASKS = {
     "kidney_tumor": "kidney-tumour segmentation in CT",
     "brain_tumor": "brain-tumour segmentation in MRI",
 }
-ARMS = {
+ARMS: dict[Arm, str] = {
     "fl": "plain federated averaging and no privacy mechanism (FL)",
     "dp-fl": "noise and a fixed clipping threshold (DP-FL)",
     "adp-fl": "noise and a clipping threshold that follows each site's own gradients (ADP-FL)",
+    "rigorous": "noise that bounds what is lost, at a finite ε",
 }
 NETWORKS = {"unet": "U-Net", "segresnet": "SegResNet"}
-READINGS = {
-    "multiplier": "b = ε·C on the sum of a step's gradients",
-    "multiplier_mean": "b = ε·C on the mean of a step's gradients",
-    "budget": "b = C/ε on the sum of a step's gradients",
-    "budget_n": "b = C/(n·ε) on the mean of a step's gradients",
-}
-MECHANISMS = {
-    "laplace_l2": "Laplace noise of scale b after clipping each unit's gradient to L2 norm C",
-    "none": "none: neither clipping nor noise",
-}
-SAMPLINGS = {
-    "poisson": "Poisson: each unit joins a step independently, by a secret draw of its site",
-    "partition": "shuffled epochs: every unit once an epoch, no amplification claimed",
-    "full": "every unit in every step",
-}
 
 
 @dataclass(frozen=True)
@@ -63,8 +50,12 @@ class Participation:
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """A counted noun: "three sites", "1 200 steps"."""
-    words = _SMALL_NUMBERS[number] if number < len(_SMALL_NUMBERS) else f"{number:,}".replace(",", "\u202f")
-    return f"{words} {noun if number == 1 else plural or noun + 's'}"
+    return f"{_spelled(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def count_of(number: int, whole: int, noun: str) -> str:
+    """A part of counted things: "two of three sites", or "three sites" where it is all of them."""
+    return count(whole, noun) if number == whole else f"{_spelled(number)} of {count(whole, noun)}"
 
 
 def capital(text: str) -> str:
@@ -93,6 +84,17 @@ def number(value: float, digits: int = 3) -> str:
     return f"10{power}" if mantissa == "1" else f"{mantissa} × 10{power}"  # noqa: RUF001 - a multiplication sign
 
 
+def at_most(value: float, digits: int = 3) -> str:
+    """An upper bound at reading precision: rounded up, so that the figure shown is still a bound."""
+    if math.isinf(value) or value <= 0:
+        return number(value, digits)
+    exact = Decimal(repr(value))
+    plain = 1e-3 <= value < 1e5
+    place = exact.adjusted() + 1 - (digits if plain else digits - 1)
+    unit = Decimal(1).scaleb(min(place, 0) if plain else place)
+    return number(float(exact.quantize(unit, ROUND_CEILING)), digits)
+
+
 def duration(seconds: float) -> str:
     """A span at reading precision: "8 s", "4 min 12 s", "3 h 05 min"."""
     whole = round(max(0.0, seconds))
@@ -109,10 +111,10 @@ def date(unix_seconds: float) -> str:
     return f"{moment.day} {moment:%B %Y}"
 
 
-def title(plan: RunPlan) -> str:
-    """The page's heading."""
-    task = TASKS.get(plan.task, plan.task.replace("_", " ")).split(" in ")[0]
-    return f"{capital(task)} across {count(len(plan.cohort.sites), 'site')}"
+def title(server: ServerRunRecord) -> str:
+    """The page's heading: how many sites trained, or are to train where no round has closed."""
+    task = TASKS.get(server.plan.task, server.plan.task.replace("_", " ")).split(" in ")[0]
+    return f"{capital(task)} across {count(len(contributors(server) or server.plan.cohort.sites), 'site')}"
 
 
 def run_sentence(server: ServerRunRecord) -> str:
@@ -121,10 +123,15 @@ def run_sentence(server: ServerRunRecord) -> str:
     task = TASKS.get(plan.task, f"the task {plan.task}")
     network = f"{plan.network.size} {NETWORKS.get(plan.network.architecture, plan.network.architecture)}"
     size = " × ".join(str(side) for side in plan.image_size)  # noqa: RUF001 - a multiplication sign
+    cohort, trained, closed = len(plan.cohort.sites), len(contributors(server)), len(closed_rounds(server))
+    who = (
+        f"{count_of(trained, cohort, 'site')} trained" if closed else f"{count(cohort, 'site')} are to train"
+    )
+    rounds = count_of(closed, plan.rounds, "round") if closed else count(plan.rounds, "round")
     return (
-        f"{capital(count(len(plan.cohort.sites), 'site'))} trained one {network} for {task} at {size}, in "
-        f"{count(plan.rounds, 'round')} of {count(plan.local.steps, 'local step')} each, "
-        f"with {ARMS[plan.arm]}; no image left its site."
+        f"{capital(who)} one {network} for {task} at {size}, in {rounds} of "
+        f"{count(plan.local.steps, 'local step')} each, with {ARMS[plan.arm]}; "
+        f"no image {'left' if closed else 'leaves'} its site."
     )
 
 
@@ -166,18 +173,5 @@ def participation(rounds: Iterable[ServerRound], cohort_size: int) -> tuple[Part
     )
 
 
-def noise_sentence(plan: RunPlan) -> str:
-    """How much noise the plan asks for, without pretending that the nominal figure is a guarantee."""
-    privacy = plan.privacy
-    if not isinstance(privacy, PaperPrivacy):
-        return "The plan adds no noise and clips nothing."
-    if privacy.threshold.method == "fixed":
-        threshold = f"C is {number(privacy.threshold.clip_norm)} at every site and step"
-    else:
-        rank = privacy.threshold.percentile
-        which = "median" if rank == 50 else f"{number(rank)}% percentile"
-        threshold = f"C is the {which} of the site's own gradient norms at each step"
-    return (
-        f"Each step adds Laplace noise of scale {READINGS[privacy.reading]}, with ε = "
-        f"{number(privacy.nominal_epsilon)}; {threshold}."
-    )
+def _spelled(number: int) -> str:
+    return _SMALL_NUMBERS[number] if number < len(_SMALL_NUMBERS) else f"{number:,}".replace(",", "\u202f")

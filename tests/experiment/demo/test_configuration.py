@@ -33,8 +33,17 @@ def test_a_sites_file_is_one_that_the_agent_reads(folder, arm):
     assert config.data["skin_lesion"].path == folder.site_data("hospital1")
     assert config.state_dir == folder.site_state("hospital1")
     accepted = [entry.run for entry in config.policy.accept_unbounded]
-    assert accepted == ([] if arm == "dp-fl" else [plan.run])
+    assert accepted == ([plan.run] if arm in ("fl", "adp-fl") else [])
     assert all(entry.reason and entry.by for entry in config.policy.accept_unbounded)
+    lines = folder.site_config("hospital1").read_text().splitlines()
+    if arm == "rigorous":
+        assert config.policy.epsilon_cap == plan.privacy.target_epsilon == 8.0
+        assert not any("A demonstration only" in line for line in lines)
+        return
+    key = "epsilon_cap" if arm == "dp-fl" else "accept_unbounded"
+    place = next(number for number, line in enumerate(lines) if line.startswith(f"  {key}:"))
+    assert lines[place - 1].startswith("  # ")
+    assert any("  # A demonstration only: " in line for line in lines[:place])
 
 
 def test_the_servers_file_names_the_plan_and_loopback_alone(folder):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from adpfl.errors import ConfigError
-from adpfl.experiment.demo.folder import MARKER, claimed
+from adpfl.errors import ConfigError, DataError
+from adpfl.experiment.demo.folder import MARKER, DemoFolder, claimed
 
 
 def test_a_new_folder_is_made_and_marked(tmp_path):
@@ -11,6 +11,36 @@ def test_a_new_folder_is_made_and_marked(tmp_path):
         assert (folder.root / MARKER).is_file()
         assert folder.log("server").parent.is_dir()
         assert folder.site_config("hospital1").parent.is_dir()
+
+
+def test_git_ignores_all_of_it(tmp_path):
+    for _ in range(2):
+        with claimed(tmp_path / "demo") as folder:
+            assert (folder.root / ".gitignore").read_text() == "*\n"
+
+
+def fail_after_writing(root, path):
+    with claimed(root):
+        path.write_text("half")
+        raise DataError("no masks")
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_demonstration_that_never_started_leaves_nothing(tmp_path, existed):
+    root = tmp_path / "demo"
+    if existed:
+        root.mkdir()
+    with pytest.raises(DataError, match="no masks"):
+        fail_after_writing(root, DemoFolder(root).server_config)
+    assert root.exists() is existed
+    assert not existed or not any(root.iterdir())
+
+
+def test_logs_of_a_demonstration_that_failed_stay(tmp_path):
+    log = DemoFolder(tmp_path / "demo").log("server")
+    with pytest.raises(DataError, match="no masks"):
+        fail_after_writing(tmp_path / "demo", log)
+    assert log.read_text() == "half"
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from adpfl.errors import StateError
 from adpfl.experiment.demo.folder import DemoFolder
-from adpfl.experiment.demo.progress import display, read_standing
+from adpfl.experiment.demo.progress import Standing, display, read_standing
 from adpfl.experiment.report.record import write_record
 
 
@@ -62,7 +62,24 @@ def test_lines_where_there_is_no_terminal(folder, plan):
         "round 1 of 10: 3 of 3 sites",
         "round 2 of 10: 2 of 3 sites",
     ]
-    assert "Dice so far: hospital1 0." in lines[0]
+    assert "Dice" not in lines[0], "scores are told once"
+    assert "; Dice after round 1: hospital1 0." in lines[1]
+
+
+def test_scores_stand_under_their_own_round_and_the_last_ones_end_it(plan):
+    output = io.StringIO()
+    dice = {"hospital1": (1, 0.5), "hospital2": (2, 0.6), "hospital3": (0, 0.1)}
+    with display(Console(file=output, width=200), plan) as shown:
+        shown.show(Standing(rounds=2, shares=(3, 3), dice=dice, steps={}))
+        shown.conclude(Standing(rounds=2, shares=(3, 3), dice=dict.fromkeys(dice, (2, 0.6)), steps={}))
+    assert (
+        "; Dice after round 2: hospital2 0.600; Dice after round 1: hospital1 0.500; "
+        "Dice before training: hospital3 0.100\n"
+    ) in output.getvalue()
+    assert output.getvalue().endswith(
+        "training ended; Dice after round 2: hospital1 0.600, hospital2 0.600, hospital3 0.600; "
+        "mean of sites 0.600\n"
+    )
 
 
 def test_bars_on_a_terminal(folder, plan):

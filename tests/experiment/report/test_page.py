@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from adpfl.experiment.report.page import render, write_page
-from adpfl.experiment.report.record import JoinedRun, Overlay, join
+from adpfl.experiment.report.record import DataNote, JoinedRun, Overlay, join
+from adpfl.federated.records import TimelineEvent
 
 VOID = {"meta", "img", "br", "circle", "use", "path", "rect", "link", "stop"}
 JOINED_SECTIONS = [
@@ -66,19 +67,19 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def joined(plan_of, server_of, site_of, png_of):
-    def make(arm="adp-fl", **changes):
+    def make(arm="adp-fl", data_note=None, **changes):
         plan = plan_of(arm)
         sites = tuple(site_of(plan, name).model_copy(update=changes) for name in plan.cohort.sites)
         overlays = tuple(Overlay(site=site.site, case="case-001", png=png_of()) for site in sites)
-        return JoinedRun(join(server_of(plan, missing={5: ("hospital2",)}), sites), overlays)
+        return JoinedRun(join(server_of(plan, missing={5: ("hospital2",)}), sites, data_note), overlays)
 
     return make
 
 
-@pytest.mark.parametrize("arm", ["fl", "dp-fl", "adp-fl"])
+@pytest.mark.parametrize("arm", ["fl", "dp-fl", "adp-fl", "rigorous"])
 def test_every_section_stands_and_every_tag_is_closed(joined, arm):
     page = Page(render(joined(arm), joined_by_owner=True))
-    assert page.sections == JOINED_SECTIONS
+    assert page.sections == [*JOINED_SECTIONS, "next"]
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -103,6 +104,23 @@ def test_all_three_figures_stand_together_with_their_terms(joined):
     assert "accept_unbounded" in page
 
 
+def test_a_rigorous_run_shows_its_finite_figure_and_no_nominal_one(joined):
+    page = Page(render(joined("rigorous"), joined_by_owner=True)).text
+    for part in ("a finite guarantee", "ε at most 8", "Target ε", "Gaussian noise", "noisy bits", "zero-out"):
+        assert part in page
+    for part in ("Nominal ε", "nominal", "if thresholds had been fixed", "accept_unbounded", "∞"):
+        assert part not in page
+    for other in ("fl", "dp-fl", "adp-fl"):
+        assert f"adpfl demo --arm {other} --output demo-{other}" in page
+
+
+def test_the_norm_of_an_l1_clip_is_called_so(joined, site_of, plan_of):
+    assert "gradient norms (L2)" in render(joined("rigorous"))
+    figure = site_of(plan_of("rigorous"), "hospital1").guarantee
+    l1 = figure.model_copy(update={"mechanism": "laplace_l1"})
+    assert "gradient norms (L1)" in render(joined("rigorous", guarantee=l1))
+
+
 def test_who_took_part_and_what_happened(joined):
     page = Page(render(joined())).text
     assert "2 of 3" in page
@@ -114,6 +132,62 @@ def test_who_took_part_and_what_happened(joined):
 def test_the_demonstration_says_why_it_may_join_private_folders(joined):
     assert "One person owns all of them" in Page(render(joined(), joined_by_owner=True)).text
     assert "One person owns all of them" not in Page(render(joined())).text
+
+
+def test_a_demonstration_says_what_to_do_next_and_no_other_report_does(joined):
+    page = Page(render(joined("dp-fl", data_note=DataNote(synthetic=True)), joined_by_owner=True))
+    for command in ("adpfl demo --arm fl", "adpfl demo --arm adp-fl", "adpfl demo --data FOLDER"):
+        assert command in page.text
+    assert "adpfl demo --arm dp-fl --output demo-dp-fl" not in page.text
+    assert Page(render(joined())).sections == JOINED_SECTIONS
+
+
+def test_synthetic_images_are_called_so_near_the_top_and_by_the_pictures(joined):
+    text = render(joined(data_note=DataNote(synthetic=True)))
+    page = Page(text).text
+    top, pictures = text.split("<main>")[0], text.split('id="overlays"')[1].split("</section>")[0]
+    for part in (top, pictures):
+        assert "synthetic" in part
+    assert "say nothing clinical" in top
+    assert "made by the program that drew the image" in pictures
+    assert "expert" not in page
+    plain = Page(render(joined())).text
+    assert "ynthetic" not in plain
+    assert "expert" not in plain
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_image_that_stands_for_a_patient_is_told_beside_the_unit(joined, alone):
+    run = joined(data_note=DataNote(patients_are="images"))
+    if alone:
+        run = JoinedRun(join(run.record.server, (), run.record.data_note), ())
+    assert "every image counts as its own patient; the protection is per image" in Page(render(run)).text
+
+
+def test_a_site_that_refused_is_not_counted_as_trained(plan_of, server_of, site_of):
+    plan = plan_of("adp-fl")
+    lost = dict.fromkeys(range(1, plan.rounds + 1), ("hospital3",))
+    server = server_of(plan, missing=lost)
+    refusal = TimelineEvent(at_unix_seconds=1.8e9, kind="site_refused", site="hospital3")
+    server = server.model_copy(update={"timeline": (*server.timeline, refusal)})
+    refused = site_of(plan, "hospital3").model_copy(
+        update={"status": "refused", "steps": (), "evaluations": ()}
+    )
+    trained = tuple(site_of(plan, name) for name in ("hospital1", "hospital2"))
+    for sites in ((), (*trained, refused)):
+        page = Page(render(JoinedRun(join(server, sites), ()))).text
+        assert "Two of three sites trained" in page
+        assert "across two sites" in page
+        assert "2 of 3 hospital3 refused and never trained" in page
+    assert "none / 12" in page
+    alone = Page(render(JoinedRun(join(server, ()), ()))).text
+    assert "hospital1 40 10 of 10" in alone
+    assert "hospital3 40 refused and never trained" in alone
+
+
+def test_pixels_are_those_of_the_original_image(joined):
+    page = Page(render(joined())).text
+    assert "px are pixels of the image at its original size, not of the network" in page
 
 
 def test_the_servers_own_report_holds_no_score(plan_of, server_of):
@@ -172,6 +246,7 @@ def test_a_run_that_has_not_begun_is_reported(plan_of, server_of):
     page = Page(render(JoinedRun(join(server, ()), ())))
     assert "No round has been opened" in page.text
     assert "did not join" in page.text
+    assert "Three sites are to train" in page.text
 
 
 def test_a_site_without_steps_or_scores_is_reported(joined):

@@ -1,41 +1,13 @@
-"""No figure without its terms; no infinite epsilon without its meaning."""
+"""No figure without its terms, and no caveat that is not a sentence."""
 
 import pytest
 
-from adpfl.experiment.report.privacy_words import caveats, explanation, facts, plan_facts, verdict, wasted
-
-
-def test_a_percentile_run_says_why_its_epsilon_is_infinite(plan_of, site_of):
-    plan = plan_of("adp-fl")
-    box = explanation(plan, [site_of(plan, "hospital1")])
-    text = " ".join(box.paragraphs)
-    assert box.grave
-    assert "infinite" in box.heading
-    for part in (
-        "percentile",
-        "not a guarantee of this run",
-        "nominal",
-        "accept_unbounded",
-        "a reason",
-        "ledger marks",
-    ):
-        assert part in text
-
-
-def test_no_mechanism_is_called_unsafe(plan_of, site_of):
-    plan = plan_of("fl")
-    assert "unsafe" in " ".join(explanation(plan, [site_of(plan, "hospital1")]).paragraphs)
-
-
-@pytest.mark.parametrize(
-    ("epsilon", "words", "grave"), [(3.7e7, "no meaningful", True), (1.3, "a finite", False)]
-)
-def test_a_finite_epsilon_is_judged_by_its_size(plan_of, site_of, epsilon, words, grave):
-    plan = plan_of("dp-fl")
-    site = site_of(plan, "hospital1")
-    site = site.model_copy(update={"guarantee": site.guarantee.model_copy(update={"epsilon": epsilon})})
-    assert verdict(plan, [site]).words.startswith(words)
-    assert verdict(plan, [site]).grave is explanation(plan, [site]).grave is grave
+from adpfl.experiment.report.explanation import verdict
+from adpfl.experiment.report.privacy_words import caveats, facts, plan_facts, wasted
+from adpfl.experiment.report.words import capital
+from adpfl.privacy.accounting import guarantee
+from adpfl.privacy.plan import RigorousPrivacy, UnsafeNonePrivacy
+from adpfl.privacy.registry import ResearchMechanism, register
 
 
 def test_the_terms_name_everything_that_a_figure_needs(plan_of, site_of):
@@ -63,10 +35,70 @@ def test_terms_that_differ_are_told_by_site(plan_of, site_of):
 def test_a_caveat_of_one_site_names_it(plan_of, site_of):
     guarantee = site_of(plan_of("adp-fl"), "hospital1").guarantee
     lone = guarantee.model_copy(update={"caveats": (*guarantee.caveats, "delta too large")})
-    assert caveats([("a", guarantee), ("b", lone)]) == (
-        "ideal sampler; no meaningful protection",
-        "b: delta too large",
+    common, of_one = caveats([("a", guarantee), ("b", lone)])
+    assert "protects nobody meaningfully" in common
+    assert of_one == "b: Delta too large."
+
+
+def test_the_terms_of_a_rigorous_run(plan_of, site_of):
+    plan = plan_of("rigorous")
+    told = {fact.term: fact.value for fact in facts([("a", site_of(plan, "hospital1").guarantee)])}
+    assert told["Mechanism"].startswith("Gaussian noise")
+    assert told["Clipping threshold C"].startswith("follows noisy bits")
+    assert told["Noise multiplier"].endswith("times C, on the sum of a step's gradients")
+    assert told["Target ε of the noise"] == "8"
+    assert told["Accountant"].startswith("privacy loss distributions")
+    assert not any("nominal" in term for term in told)
+    planned = {fact.term: fact.value for fact in plan_facts(plan)}
+    assert {"Mechanism", "Clipping threshold C", "Target ε of the noise", "δ"} <= planned.keys()
+    assert planned["Mechanism"] == told["Mechanism"]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("slack", "noisy slack"), ("exponential", "exponential mechanism")]
+)
+def test_every_threshold_is_told(plan_of, site_of, method, words):
+    found = site_of(plan_of("rigorous"), "hospital1").guarantee.model_copy(update={"threshold": method})
+    assert words in {fact.term: fact.value for fact in facts([("a", found)])}["Clipping threshold C"]
+
+
+def test_a_record_unit_tells_the_patients_own_figure():
+    plan = RigorousPrivacy.model_validate(
+        {
+            "mode": "rigorous",
+            "noise_multiplier": 4.0,
+            "unit": "record",
+            "records_per_patient": 3,
+            "sampling": {"mode": "full"},
+        }
     )
+    found = guarantee(plan, unit_count=40, dimension=1000, steps=10)
+    told = {fact.term: fact.value for fact in facts([("a", found)])}
+    assert told["ε of a whole patient"].endswith("for one with at most 3 images")
+    assert float(told["ε of a whole patient"].split(",")[0]) >= found.epsilon_per_patient > found.epsilon
+
+
+def test_every_caveat_of_the_accountant_is_a_sentence(plan_of):
+    strong = plan_of("adp-fl").privacy.model_copy(update={"nominal_epsilon": 2.0**29, "delta": 0.1})
+    paper = [plan_of(arm).privacy for arm in ("adp-fl", "dp-fl", "fl")]
+    by_record = RigorousPrivacy(
+        mode="rigorous", noise_multiplier=4.0, unit="record", sampling=paper[0].sampling
+    )
+    register(ResearchMechanism("unclaimed-in-report", clip_order=2, perturb=lambda total, **_: total))
+    unclaimed = UnsafeNonePrivacy(
+        mode="none",
+        mechanism="registered:unclaimed-in-report",
+        noise_multiplier=1.0,
+        clip_norm=1.0,
+        sampling=paper[0].sampling,
+    )
+    for plan in (strong, *paper, by_record, unclaimed):
+        found = guarantee(plan, unit_count=40, dimension=100_000, steps=60)
+        told = caveats([("a", found)])
+        assert len(told) == len(found.caveats) > 0
+        for line, raw in zip(told, found.caveats, strict=True):
+            assert line.endswith(".")
+            assert line != f"{capital(raw)}.", "told as it stands"
 
 
 def test_steps_lost_in_a_crash_are_told(plan_of, site_of):

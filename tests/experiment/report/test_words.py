@@ -28,6 +28,23 @@ def test_numbers(value, told):
     assert words.number(value) == told
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (7.99987, "8"),
+        (8.0, "8"),
+        (19.041, "19.1"),
+        (12345.1, "12346"),
+        (3.61e8, "3.7 × 10⁸"),  # noqa: RUF001 - typography of the report
+        (0.00051, "5.1 × 10⁻⁴"),  # noqa: RUF001 - as above
+        (0.0, "0"),
+        (math.inf, "∞"),
+    ],
+)
+def test_bounds_are_rounded_up(value, told):
+    assert words.at_most(value) == told
+
+
 def test_durations_and_counts():
     assert [words.duration(seconds) for seconds in (8.2, 252, 11_100)] == ["8 s", "4 min 12 s", "3 h 05 min"]
     assert [words.count(n, "site") for n in (1, 3, 12)] == ["one site", "three sites", "12 sites"]
@@ -46,6 +63,12 @@ def test_the_run_in_one_sentence(plan_of, server_of):
         "no image left",
     ):
         assert part in sentence
+
+
+def test_a_run_that_broke_off_tells_the_rounds_that_it_had(plan_of, server_of):
+    server = server_of(plan_of("adp-fl"))
+    sentence = words.run_sentence(server.model_copy(update={"rounds": server.rounds[:4]}))
+    assert "in four of ten rounds" in sentence
 
 
 def test_equal_neighbouring_rounds_are_one_line(plan_of, server_of):

@@ -95,14 +95,16 @@ class JoinRequest(_message.Message):
     def __init__(self, site: _Optional[str] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., run: _Optional[str] = ..., training_patients: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("runs", "server_version", "server_instance_id")
+    __slots__ = ("runs", "server_version", "server_instance_id", "newest_receipt")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_RECEIPT_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunOffer]
     server_version: str
     server_instance_id: str
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunOffer, _Mapping]]] = ..., server_version: _Optional[str] = ..., server_instance_id: _Optional[str] = ...) -> None: ...
+    newest_receipt: SignedReceipt
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunOffer, _Mapping]]] = ..., server_version: _Optional[str] = ..., server_instance_id: _Optional[str] = ..., newest_receipt: _Optional[_Union[SignedReceipt, _Mapping]] = ...) -> None: ...
 
 class RunOffer(_message.Message):
     __slots__ = ("run", "plan_json", "plan_digest", "status")
@@ -275,6 +277,14 @@ class Receipt(_message.Message):
     outcome: CommitOutcome
     received_unix_millis: int
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., site: _Optional[str] = ..., base_digest: _Optional[bytes] = ..., update_digest: _Optional[bytes] = ..., ledger_head: _Optional[bytes] = ..., outcome: _Optional[_Union[CommitOutcome, str]] = ..., received_unix_millis: _Optional[int] = ...) -> None: ...
+
+class SignedReceipt(_message.Message):
+    __slots__ = ("receipt", "signature")
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    receipt: Receipt
+    signature: bytes
+    def __init__(self, receipt: _Optional[_Union[Receipt, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CommitUpdateResponse(_message.Message):
     __slots__ = ("receipt", "signature")

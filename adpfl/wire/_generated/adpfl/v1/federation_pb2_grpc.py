@@ -166,7 +166,8 @@ class FederationServicer:
 
     def Join(self, request, context):
         """Declare this agent and its public patient counts; learn which runs name this site. Repeatable: a new instance_id in
-        the middle of a run is an agent that restarted, and the run's record says so.
+        the middle of a run is an agent that restarted, and the run's record says so. It starts afresh: what the agent before it
+        decided about a run is forgotten. The same instance_id again changes nothing, a refusal least of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +175,8 @@ class FederationServicer:
 
     def NextTask(self, request, context):
         """Long poll for the next thing to do in one run. Answers at once when there is work, otherwise within wait_seconds
-        with TASK_KIND_WAIT.
+        with TASK_KIND_WAIT. An agent asks only for runs that its site's own policy has let pass: its first call makes the site
+        ready, and a round opens only while a quorum of sites is ready, neither refusing nor silent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,7 +214,8 @@ class FederationServicer:
     def CommitUpdate(self, request, context):
         """Make an update count. Idempotent by (run, round, site): the same update again returns the same receipt; another one
         under the same key is refused with ALREADY_EXISTS and recorded. A late update is answered with a receipt that says
-        it was not aggregated.
+        it was not aggregated. Of repeated, late and refused updates the run's record keeps the first few of each site and
+        round, and counts the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,80 @@
+"""The table of privacy figures: which columns a run has, and a row a site."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adpfl.experiment.report.results import SiteResult
+from adpfl.experiment.report.words import at_most, number
+from adpfl.privacy.guarantee import Guarantee
+
+
+@dataclass(frozen=True)
+class GuaranteeRow:
+    """One site's privacy figures as they are shown."""
+
+    site: str
+    position: int
+    honest: str
+    if_fixed: str
+    nominal: str
+    target: str
+    delta: str
+    steps: str
+
+
+@dataclass(frozen=True)
+class PrivacyColumns:
+    """Which figures beside the honest epsilon the plan has at all.
+
+    Attributes:
+        nominal: a nominal epsilon, and so what thresholds fixed in advance would have given.
+        target: an epsilon that the noise was calibrated to.
+    """
+
+    nominal: bool
+    target: bool
+
+    @property
+    def caption(self) -> str:
+        """What the table says of its figures."""
+        if self.nominal:
+            return "Three figures a site, never one alone. Only the first is a guarantee."
+        if self.target:
+            return (
+                "What each site guarantees, as its ledger charged it, and what the noise was calibrated to."
+            )
+        return "What each site guarantees, as its ledger charged it."
+
+
+def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
+    """Honest, hypothetical, nominal and aimed-at figures side by side, a row a site."""
+    return [
+        GuaranteeRow(
+            site=result.site,
+            position=result.position,
+            honest=at_most(guarantee.epsilon),
+            if_fixed=_if_fixed(guarantee),
+            nominal="none" if guarantee.nominal_epsilon is None else number(guarantee.nominal_epsilon),
+            target="none" if guarantee.target_epsilon is None else number(guarantee.target_epsilon),
+            delta=number(guarantee.delta, 2),
+            steps=str(guarantee.steps),
+        )
+        for result in results
+        for guarantee in (result.record.guarantee,)
+    ]
+
+
+def privacy_columns(results: Sequence[SiteResult]) -> PrivacyColumns:
+    """Columns that at least one site has a figure for."""
+    guarantees = [result.record.guarantee for result in results]
+    return PrivacyColumns(
+        nominal=any(guarantee.nominal_epsilon is not None for guarantee in guarantees),
+        target=any(guarantee.target_epsilon is not None for guarantee in guarantees),
+    )
+
+
+def _if_fixed(guarantee: Guarantee) -> str:
+    if guarantee.epsilon_if_fixed is not None:
+        return number(guarantee.epsilon_if_fixed)
+    return "no noise" if math.isinf(guarantee.epsilon) else "the same"

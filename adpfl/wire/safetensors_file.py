@@ -1,0 +1,104 @@
+"""Models as safetensors files, without torch: a JSON header, then the very bytes that travel on the wire.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header padded with
+spaces to a multiple of eight, tensor bytes). Both daemons write the same description into a model's metadata,
+so that the same tools read a site's received models and a server's exports.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adpfl.errors import IntegrityError, ModelMismatchError, ProtocolError
+from adpfl.federated.run_plan import RunPlan
+from adpfl.wire.chunks import ELEMENT_BYTES, Manifest, TensorSpec
+
+METADATA_KEY = "adpfl"
+"""One key that holds JSON; see `model_description`."""
+_HEADER_LIMIT_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What a weights file says of itself."""
+
+    tensors: tuple[TensorSpec, ...]
+    """In the order of their bytes: the order of the wire's manifest."""
+    payload_offset: int
+    description: dict[str, Any] | None
+    """What adpfl wrote about the weights; None in a file from elsewhere."""
+
+
+def read_header(path: Path) -> WeightsHeader:
+    """Read and check the header of a weights file.
+
+    Raises:
+        IntegrityError: the file is absent, cut short or no safetensors file.
+        ModelMismatchError: a tensor is not float32, or the file holds more or less than its tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            document = json.loads(file.read(min(length, _HEADER_LIMIT_BYTES)))
+        metadata = document.pop("__metadata__", {})
+        entries = sorted(document.items(), key=lambda item: item[1]["data_offsets"][0])
+        tensors = tuple(TensorSpec(name, tuple(entry["shape"]), entry["dtype"]) for name, entry in entries)
+        offsets = [tuple(entry["data_offsets"]) for _, entry in entries]
+        description = json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ProtocolError as error:
+        raise ModelMismatchError(f"{path}: {error}") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise IntegrityError(f"{path}: is no safetensors file ({error})") from error
+    start = 0
+    for tensor, found in zip(tensors, offsets, strict=True):
+        end = start + ELEMENT_BYTES * tensor.elements
+        if found != (start, end):
+            raise IntegrityError(
+                f"{path}: tensor {tensor.name} stands at {found}; must stand at {(start, end)}"
+            )
+        start = end
+    if path.stat().st_size != 8 + length + start:
+        raise IntegrityError(f"{path}: has {path.stat().st_size} bytes; must have {8 + length + start}")
+    return WeightsHeader(tensors, 8 + length, description)
+
+
+def model_description(manifest: Manifest, plan: RunPlan, *, round_number: int) -> dict[str, Any]:
+    """What adpfl writes about a global model: enough to use the file without the run that made it."""
+    return {
+        "chunk_size": manifest.chunk_size,
+        "object_digest": manifest.digest,
+        "plan": plan.model_dump(mode="json"),
+        "round": round_number,
+    }
+
+
+def header_bytes(manifest: Manifest, description: Mapping[str, Any]) -> bytes:
+    """The header that stands before the manifest's payload."""
+    document: dict[str, Any] = {
+        "__metadata__": {METADATA_KEY: json.dumps(dict(description), sort_keys=True)},
+    }
+    start = 0
+    for tensor in manifest.tensors:
+        end = start + ELEMENT_BYTES * tensor.elements
+        document[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    text += b" " * (-len(text) % 8)  # the payload starts at a multiple of eight
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,21 @@
+"""A disk or database in trouble: what counts as that, and how it is told.
+
+Nothing was stored, and trying again later may mend it: the operator gets one line that says what to mend, a
+site an answer that it retries.
+"""
+
+import sqlite3
+from typing import Final
+
+STORAGE_ERRORS: Final = (OSError, sqlite3.Error)
+
+STORAGE_FAILURE: Final = "the server's storage is in trouble and nothing was changed; try again later"
+"""All that a caller learns: paths and sizes are the operator's."""
+
+
+def storage_reason(error: Exception) -> str:
+    """One line for the server's log: the system's reason, with the file where there is one."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or str(error) or type(error).__name__}"
+    return f"database: {error}"
