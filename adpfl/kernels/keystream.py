@@ -125,6 +125,17 @@ class KeystreamKey:
         cipher.encryptor().update_into(bytes(len(out)), out)
         return np.frombuffer(out, dtype="<u4")
 
+    def copy_into(self, destination: memoryview) -> None:
+        """Copy the bytes to where a kernel reads them; who asks for it zeroes them after use.
+
+        Args:
+            destination: writable, of bytes, exactly 32 long.
+
+        Raises:
+            PrivacyError: the key was wiped.
+        """
+        destination[:] = self._live_material()
+
     def require_alive(self) -> None:
         """Refuse a wiped key (`PrivacyError`)."""
         self._live_material()

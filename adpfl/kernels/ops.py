@@ -17,16 +17,15 @@ an integer vector of norm at most A before noise of scale 2^s, for the L2 or L1 
 are the lattice's. It holds for a clip norm that does not depend on the data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adpfl.kernels import reference
+from adpfl.kernels import operators, reference
 from adpfl.kernels.arguments import (
     check_clip_norm,
     check_gradients,
@@ -39,6 +38,7 @@ from adpfl.kernels.arguments import (
 )
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.kernels.lattice import LatticeScale, Law, NormOrder
+from adpfl.kernels.noise_tables import noise_tables
 
 
 class ClipCounts(NamedTuple):
@@ -94,8 +94,8 @@ class Release:
 
 
 def active_backend() -> str:
-    """Name of the implementation behind these calls: `reference`, which is PyTorch and NumPy."""
-    return "reference"
+    """One line on what runs behind these calls: the compiled kernels, or the reference and why."""
+    return str(operators.EXTENSION)
 
 
 @torch.no_grad()
@@ -116,7 +116,8 @@ def unit_norms(gradients: Sequence[Tensor], *, order: NormOrder = 2) -> Tensor:
     """
     check_order(order)
     check_gradients(gradients)
-    return reference.unit_norms(gradients, order=order)
+    norms: Tensor = torch.ops.adpfl.unit_norms(gradients, order)
+    return norms
 
 
 def nearest_rank_percentile(norms: Tensor, percentile: float) -> float | None:
@@ -140,8 +141,7 @@ def nearest_rank_percentile(norms: Tensor, percentile: float) -> float | None:
     finite = norms[torch.isfinite(norms)]
     if finite.numel() == 0:
         return None
-    rank = max(1, ceil(Fraction(str(float(percentile))) * finite.numel() / 100))
-    return reference.kth_smallest(finite, rank)
+    return reference.kth_smallest(finite, operators.nearest_rank(percentile, finite.numel()))
 
 
 @torch.no_grad()
@@ -174,9 +174,8 @@ def clip_accumulate_(
     check_norms(norms, units=units, device=device)
     check_clip_norm(clip_norm)
     check_lattice(lattice, units=units)
-    reference.clip_accumulate_(total, gradients, norms, clip_norm=clip_norm, lattice=lattice)
-    finite = torch.isfinite(norms)
-    return ClipCounts(int(((norms > clip_norm) & finite).sum()), int((~finite).sum()))
+    threshold = _as_tensor(clip_norm, device)
+    return _counts(torch.ops.adpfl.clip_accumulate_(total, gradients, norms, threshold, lattice.sensitivity))
 
 
 @torch.no_grad()
@@ -207,8 +206,15 @@ def release(
     check_total(total)
     check_clip_norm(clip_norm)
     check_noise(lattice=lattice, law=law, key=key, step=step)
+    device = total.device
+    tables = noise_tables(law, lattice.scale_bits).to(device)
+    threshold = _as_tensor(clip_norm, device)
     key.claim_step(step)
-    return reference.release(total, clip_norm=clip_norm, lattice=lattice, law=law, key=key, step=step)
+    with _keystream(key, step, device) as keystream:
+        noised: Tensor = torch.ops.adpfl.release(
+            total, threshold, keystream, tables, lattice.sensitivity, lattice.scale_bits, law == "gaussian"
+        )
+    return noised
 
 
 @torch.no_grad()
@@ -240,21 +246,60 @@ def dp_release(
         PrivacyError: as the three calls; nothing is released and the step is not used up.
         KeystreamExhaustedError: the step has more than 32 bits.
     """
-    _, dimension = check_gradients(gradients)
+    units, _ = check_gradients(gradients)
     if not isinstance(clip_norm, PercentileClip):
         check_clip_norm(clip_norm)
+    check_order(order)
     check_noise(lattice=lattice, law=law, key=key, step=step)
-    norms = unit_norms(gradients, order=order)
-    threshold = (
-        _percentile_threshold(clip_norm, norms) if isinstance(clip_norm, PercentileClip) else clip_norm
-    )
-    total = torch.zeros(dimension, dtype=torch.int64, device=gradients[0].device)
-    counts = clip_accumulate_(total, gradients, norms, clip_norm=threshold, lattice=lattice)
-    noised_sum = release(total, clip_norm=threshold, lattice=lattice, law=law, key=key, step=step)
-    return Release(noised_sum=noised_sum, clip_norm=threshold, norms=norms, counts=counts)
+    check_lattice(lattice, units=units)
+    device = gradients[0].device
+    norms = None
+    if isinstance(clip_norm, PercentileClip):
+        norms = unit_norms(gradients, order=order)
+        clip_norm = _percentile_threshold(clip_norm, norms)
+        check_clip_norm(clip_norm)
+    tables = noise_tables(law, lattice.scale_bits).to(device)
+    key.claim_step(step)
+    with _keystream(key, step, device) as keystream:
+        noised_sum, _, norms, counts = torch.ops.adpfl.dp_release(
+            gradients,
+            keystream,
+            tables,
+            lattice.sensitivity,
+            lattice.scale_bits,
+            law == "gaussian",
+            order,
+            clip_norm,
+            norms=norms,
+        )
+    return Release(noised_sum=noised_sum, clip_norm=clip_norm, norms=norms, counts=_counts(counts))
 
 
 def _percentile_threshold(rule: PercentileClip, norms: Tensor) -> float:
     window = norms if rule.earlier_norms is None else torch.cat([rule.earlier_norms.to(norms.device), norms])
     found = nearest_rank_percentile(window, rule.percentile)
     return max(rule.min_clip_norm, rule.initial_clip_norm if found is None else found)
+
+
+def _as_tensor(clip_norm: float, device: torch.device) -> Tensor:
+    return torch.tensor([clip_norm], dtype=torch.float64, device=device)
+
+
+def _counts(counts: Tensor) -> ClipCounts:
+    clipped, nonfinite = counts.tolist()
+    return ClipCounts(clipped, nonfinite)
+
+
+@contextmanager
+def _keystream(key: KeystreamKey, step: int, device: torch.device) -> Iterator[Tensor]:
+    """The operators' keystream tensor for one release; zeroed afterwards, wherever it was copied."""
+    state = torch.zeros(operators.KEYSTREAM_WORDS, dtype=torch.int64)
+    placed = state
+    try:
+        key.copy_into(state.numpy().data.cast("B")[: 8 * operators.STEP_WORD])
+        state[operators.STEP_WORD] = step
+        placed = state.to(device)
+        yield placed
+    finally:
+        state.zero_()
+        placed.zero_()

@@ -5,9 +5,10 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
 from adpfl.errors import KeystreamExhaustedError, PrivacyError
-from adpfl.kernels import keystream
+from adpfl.kernels import keystream, ops
 from adpfl.kernels.keystream import Domain, KeystreamKey, nonce, words
 
 # RFC 8439, section 2.3.2: key 00..1f, block counter 1.
@@ -177,3 +178,24 @@ def test_a_step_is_claimed_once_and_in_order(key):
 
 def test_import_needs_no_torch():
     assert not hasattr(keystream, "torch")
+
+
+def test_a_kernel_gets_a_copy_of_the_bytes(key):
+    place = bytearray(40)
+    key.copy_into(memoryview(place)[4:36])
+    assert bytes(place) == bytes(4) + bytes(range(32)) + bytes(4)
+    with pytest.raises(ValueError, match="different structures"):
+        key.copy_into(memoryview(place))
+    key.wipe()
+    assert bytes(place[4:36]) == bytes(range(32))
+    with pytest.raises(PrivacyError, match="key was wiped"):
+        key.copy_into(memoryview(place)[4:36])
+
+
+def test_a_release_leaves_no_copy_of_the_key(key):
+    seen = []
+    with ops._keystream(key, 7, torch.device("cpu")) as state:
+        seen.append(state)
+        assert state.tolist()[4] == 7
+        assert state[:4].numpy().tobytes() == bytes(range(32))
+    assert not seen[0].any()
