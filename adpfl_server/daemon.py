@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ from adpfl.security.tls import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
-from adpfl_server.config import RunEntry, ServerConfig
+from adpfl_server.config import RunEntry, ServerConfig, split_address
 from adpfl_server.database import open_database
 from adpfl_server.enrollment import EnrollmentService, check_not_revoked
 from adpfl_server.intake import Intake
@@ -84,6 +85,8 @@ def serve(config: ServerConfig, config_path: Path) -> None:
 
 async def _serve(config: ServerConfig, config_path: Path) -> None:
     identity = load_server_identity(config.state_dir, now=_now())
+    _require_free("listen", config.listen)
+    _require_free("enroll_listen", config.enroll_listen)
     store = Store(config.state_dir)
     try:
         try:
@@ -253,6 +256,26 @@ async def _make_initial_model(config_path: Path, run: str) -> None:
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines() or ["no message"]
         raise StateError(f"initial weights of run {run} cannot be made: {lines[-1].removeprefix('error: ')}")
+
+
+def _require_free(key: str, address: str) -> None:
+    """Refuse an address that cannot be listened on before anything is written.
+
+    gRPC finds it out too, but later, and prints a line of its own beside our message.
+
+    Raises:
+        StateError: the port is taken or the host is not this machine's.
+    """
+    host, port = split_address(key, address)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        socket.create_server(place[:2], family=family).close()
+    except OSError as error:
+        raise StateError(
+            f"{key}: cannot listen on {address}; is the port in use or the host not ours?"
+        ) from error
 
 
 def _bind(server: Any, key: str, address: str, credentials: Any) -> int:
