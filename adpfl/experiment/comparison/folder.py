@@ -1,11 +1,11 @@
 """A comparison's folder: what lies where, and how finished cells are read back.
 
-comparison.json                      the plan
-data/<site>/...                      the sites' images
-cells/<cell>/run.json                the coordinator's record
-cells/<cell>/sites/<site>/site.json  a site's record, with overlay-*.png beside it
-cells/<cell>/timing.json             written last: a cell with it is over
-cells/<cell>/checkpoint.safetensors  what an unfinished cell goes on from
+- comparison.json: the plan
+- data/<site>/...: the sites' images
+- cells/<cell>/run.json: the coordinator's record
+- cells/<cell>/sites/<site>/site.json: a site's record, with overlay-*.png beside it
+- cells/<cell>/timing.json: written last; a cell with it is over
+- cells/<cell>/checkpoint.safetensors: what an unfinished cell goes on from
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class CellTiming(FrozenModel):
     starts: Annotated[int, Field(ge=1)] = 1
     """More than one where the cell was interrupted and went on."""
     threads: Annotated[int, Field(ge=1)] = 1
-    software: dict[str, str] = {}
+    software: dict[str, str] = Field(default_factory=dict)
     """Versions of what computed it, by name."""
 
     @property
