@@ -74,6 +74,7 @@ def _run_plan(
         task=choices.task,
         network=NetworkPlan(architecture="unet", size=choices.network),
         image_size=choices.image_size,
+        spacing_mm=choices.spacing_mm,
         rounds=choices.rounds,
         local=LocalPlan(steps=choices.steps, learning_rate=choices.learning_rate, momentum=choices.momentum),
         aggregation=AggregationPlan(strategy="fedavg", weights="patients"),

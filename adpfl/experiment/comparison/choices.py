@@ -45,6 +45,7 @@ class Choices(FrozenModel):
     held_out_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
     network: Literal["tiny", "small", "full"]
     image_size: tuple[int, ...]
+    spacing_mm: tuple[PositiveFloat, ...] | None = None
     rounds: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     learning_rate: PositiveFloat

@@ -85,6 +85,9 @@ class SharedOptions:
     image_size: Annotated[
         str | None, typer.Option(metavar="N,N[,N]", help="What the network sees [by task].")
     ] = None
+    spacing_mm: Annotated[
+        str | None, typer.Option(metavar="MM,MM,MM", help="Of a voxel, for volumes [by task].")
+    ] = None
     nominal_epsilon: Annotated[float, typer.Option(help="The paper's epsilon; no guarantee.")] = 0.001
     reading: Annotated[ReadingOption, typer.Option(help="How the nominal epsilon becomes noise.")] = (
         ReadingOption.MULTIPLIER
@@ -126,11 +129,10 @@ class SharedOptions:
             if name not in _NO_CHOICES
         }
         document["momentum"] = settings.momentum
-        document["image_size"] = (
-            list(settings.image_size)
-            if self.image_size is None
-            else numbers("--image-size", self.image_size, int)
-        )
+        if self.image_size is not None:
+            document["image_size"] = numbers("--image-size", self.image_size, int)
+        if self.spacing_mm is not None:
+            document["spacing_mm"] = numbers("--spacing-mm", self.spacing_mm, float)
         return parse(document | beyond, Choices, source="options")
 
 

@@ -67,7 +67,7 @@ class LineDisplay:
 
     def __init__(self, console: Console, watch: Watch, cells: int) -> None:
         self._console = console
-        self._watch = watch
+        self.watch = watch
         self._cells = cells
         self._last_line = time.monotonic()
 
@@ -92,13 +92,13 @@ class LineDisplay:
         if now - self._last_line < _LINE_SECONDS:
             return
         self._last_line = now
-        left = self._watch.seconds_left
+        left = self.watch.seconds_left
         self.say(
             "progress",
-            cells_over=self._watch.cells_over,
+            cells_over=self.watch.cells_over,
             cells=self._cells,
-            rounds=self._watch.done,
-            of_rounds=self._watch.total,
+            rounds=self.watch.done,
+            of_rounds=self.watch.total,
             seconds_left=None if left is None else round(left),
         )
 
@@ -120,13 +120,13 @@ class BarDisplay(LineDisplay):
 
     def refresh(self) -> None:
         """Move the bars."""
-        left = self._watch.seconds_left
-        note = f"{self._watch.cells_over} of {self._cells} cells"
+        left = self.watch.seconds_left
+        note = f"{self.watch.cells_over} of {self._cells} cells"
         note += "" if left is None else f", about {duration(left)} left"
-        self._bars.update(self._all, completed=self._watch.done, note=note)
-        for cell in self._cell_bars.keys() - self._watch.running.keys():
+        self._bars.update(self._all, completed=self.watch.done, note=note)
+        for cell in self._cell_bars.keys() - self.watch.running.keys():
             self._bars.remove_task(self._cell_bars.pop(cell))
-        for cell, rounds in self._watch.running.items():
+        for cell, rounds in self.watch.running.items():
             if cell not in self._cell_bars:
                 self._cell_bars[cell] = self._bars.add_task(cell, total=self._lengths[cell], note="")
             self._bars.update(self._cell_bars[cell], completed=rounds)

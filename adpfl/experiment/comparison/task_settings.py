@@ -31,6 +31,7 @@ class TaskSettings:
         cases: generated images a hospital.
         profiles: of the generated hospitals, in the order in which sites take them.
         generate: makes a hospital.
+        spacing_mm: of a voxel, for volumes; None is the task's own.
     """
 
     image_size: tuple[int, ...]
@@ -45,6 +46,7 @@ class TaskSettings:
     cases: int
     profiles: tuple[str, ...]
     generate: Generate
+    spacing_mm: tuple[float, ...] | None = None
 
 
 def _dermoscopy(folder: Path, profile: str, cases: int, seed: int) -> None:

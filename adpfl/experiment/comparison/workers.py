@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from adpfl.errors import AdpflError, ConfigError
+from adpfl.errors import AdpflError, ConfigError, StateError
 from adpfl.experiment.comparison.claim import working_on
 from adpfl.experiment.comparison.folder import CellTiming, ComparisonFolder
 from adpfl.experiment.comparison.plan import ComparisonPlan
@@ -82,12 +83,19 @@ def run_cells(
 
     Raises:
         ConfigError: the backend is not installed.
+        StateError: a worker process was killed from outside; the cells' checkpoints stand.
     """
     require_backend(backend)
     parent = os.getpid() if backend == "local" and workers > 1 else None
     jobs = (delayed(play)(folder.root, plan, cell, threads, parent) for cell in cells)
     with _configured(backend, workers, threads):
-        yield from Parallel(return_as="generator_unordered", batch_size=1)(jobs)
+        try:
+            yield from Parallel(return_as="generator_unordered", batch_size=1)(jobs)
+        except TerminatedWorkerError as error:
+            raise StateError(
+                f"a worker process was killed, for want of memory perhaps; with fewer than "
+                f"{workers} workers the same command goes on"
+            ) from error
 
 
 def play(root: Path, plan: ComparisonPlan, name: str, threads: int, parent: int | None) -> Outcome:
