@@ -26,9 +26,12 @@ from numpy.typing import NDArray
 
 from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
+from adpfl.data.fets import PARTITIONING, read_institutions
 from adpfl.data.geometry import check_geometry
 from adpfl.data.labels import structures_of
 from adpfl.data.msd import is_msd_case, read_msd_image
+from adpfl.data.site_table import place_cases
+from adpfl.data.volume_table import read_volume_table, with_origins
 from adpfl.data.volumes import SUFFIXES, Volume, is_volume, read_volume
 from adpfl.errors import DataError
 
@@ -62,7 +65,12 @@ def is_brats(folder: Path) -> bool:
 
 
 def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read."""
+    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+
+    Raises:
+        DataError: a `metadata.csv` or `partitioning_1.csv` in the folder cannot be read; see
+            `adpfl.data.volume_table` and `adpfl.data.fets`.
+    """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     problems = [
         f"{place.name} is from another task of the challenge; must be GLI, SSA or GoAT"
@@ -81,7 +89,12 @@ def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], li
         if not wrong:
             mask = found.get("mask")
             cases.append(Case(place.name, name.patient, place, mask, labels=name.convention))
-    return cases, problems
+    institutions = read_institutions(folder)
+    if institutions is not None:
+        cases, wrong = place_cases(cases, institutions, PARTITIONING, told)
+        problems += wrong
+    cases, wrong = with_origins(cases, read_volume_table(folder), frozenset(told))
+    return cases, problems + wrong
 
 
 def brain_channels(case: Case) -> tuple[Path, Path, Path, Path]:

@@ -24,6 +24,7 @@ from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
 from adpfl.data.geometry import check_geometry
 from adpfl.data.labels import structures_of
+from adpfl.data.volume_table import read_volume_table, told_labels, with_origins
 from adpfl.data.volumes import Volume, read_volume
 from adpfl.errors import DataError
 
@@ -45,9 +46,13 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
     """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
 
     The test cases of 2019, which have no masks, are passed over where masks are wanted.
+
+    Raises:
+        DataError: a `metadata.csv` in the folder cannot be read; see `adpfl.data.volume_table`.
     """
     places = _case_folders(folder)
-    told = {place.name: _convention(place) for place in places}
+    table = read_volume_table(folder)
+    told = {place.name: told_labels(place.name, table) or _convention(place) for place in places}
     common = common_convention(told, otherwise="kits23")
     problems = strangers(told, common)
     cases: list[Case] = []
@@ -62,7 +67,8 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
         if not wrong:
             mask = place / mask_name(convention) if with_masks else None
             cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
-    return cases, problems
+    cases, wrong = with_origins(cases, table, frozenset(told))
+    return cases, problems + wrong
 
 
 def mask_name(convention: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from adpfl.data.case import Case
 from adpfl.data.geometry import check_geometry
+from adpfl.data.volume_table import read_volume_table, with_origins
 from adpfl.data.volumes import Volume, is_volume, read_volume, stem
 from adpfl.errors import DataError
 
@@ -80,7 +81,11 @@ def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list
         for image in sorted(place.iterdir())
         if is_volume(image) and image not in listed
     ]
-    return [cases[name] for name in sorted(cases)], problems
+    origins = read_volume_table(folder)
+    sound, wrong = with_origins(
+        [cases[name] for name in sorted(cases)], origins, frozenset(entry.case for entry in entries)
+    )
+    return sound, problems + wrong
 
 
 def read_msd_image(case: Case) -> Volume:
