@@ -20,16 +20,17 @@ from adpfl.data.case import Case
 from adpfl.data.site_folder import staged_folder
 from adpfl.data.synthetic.abdomen import paint_abdomen
 from adpfl.data.synthetic.ct_sites import PROFILES, CtProfile
-from adpfl.data.synthetic.hospital_table import write_table
 from adpfl.data.synthetic.kidneys import Kidneys, draw_kidneys
 from adpfl.data.synthetic.lattice import Lattice, Millimetres, Volume, sample_axis
 from adpfl.data.synthetic.nifti import is_marked, write_nifti
+from adpfl.data.volume_table import write_volume_table
 from adpfl.errors import ConfigError
 
 DEFAULT_EXTENT_MM: Millimetres = (176.0, 208.0, 272.0)
 """What a generated scan covers from top to bottom, front to back and right to left."""
 DEFAULT_PIXEL_MM = 4.0
 """Coarse, so that a small network learns within minutes on a processor."""
+CONVENTION = "kits23"
 IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 FIRST_NUMBER = 50_000
 """Generated cases are numbered from here, far above those of the real data set; each site has 10,000."""
@@ -101,7 +102,7 @@ def write_hospital(
             name = f"case_{first + patient:05d}"
             write_case(made, staging / name)
             written.append(_case(folder, name, f"{profile}-{patient:05d}", f"site-{profile}"))
-        write_table(written, staging)
+        write_volume_table(written, staging)
     return written
 
 
@@ -156,7 +157,9 @@ def write_case(made: Scan, folder: Path) -> None:
 
 
 def _case(folder: Path, name: str, patient: str, source: str) -> Case:
-    return Case(name, patient, folder / name / IMAGING, folder / name / SEGMENTATION, source)
+    return Case(
+        name, patient, folder / name / IMAGING, folder / name / SEGMENTATION, source, labels=CONVENTION
+    )
 
 
 def _noise(lattice: Lattice, hu: Volume, profile: CtProfile, rng: np.random.Generator) -> Volume:

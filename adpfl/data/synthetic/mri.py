@@ -22,11 +22,11 @@ from adpfl.data.case import Case
 from adpfl.data.site_folder import staged_folder
 from adpfl.data.synthetic.brain import Brain, draw_brain
 from adpfl.data.synthetic.glioma import Glioma, grow_glioma
-from adpfl.data.synthetic.hospital_table import write_table
 from adpfl.data.synthetic.lattice import Lattice, Millimetres, Volume, cover
 from adpfl.data.synthetic.mr_signal import Sequence, Tissue, in_field, signal, with_contrast
 from adpfl.data.synthetic.mri_sites import PROFILES, MriProfile
 from adpfl.data.synthetic.nifti import is_marked, write_nifti
+from adpfl.data.volume_table import write_volume_table
 from adpfl.errors import ConfigError
 
 DEFAULT_EXTENT_MM: Millimetres = (144.0, 180.0, 144.0)
@@ -35,6 +35,7 @@ DEFAULT_PIXEL_MM = 3.0
 """Coarse, so that a small network learns within minutes on a processor."""
 CHANNELS: Final = ("t1n", "t1c", "t2w", "t2f")
 """T1, T1 with contrast agent, T2, and T2 with suppressed fluid, by the names of BraTS 2023."""
+CONVENTION = "brats2023"
 FIRST_NUMBER = 50_000
 """Generated cases are numbered from here, far above those of the real data set; each site has 10,000."""
 
@@ -115,8 +116,17 @@ def write_hospital(
             name = f"BraTS-GLI-{first + patient:05d}-000"
             write_case(made, staging / name)
             mask = folder / name / f"{name}-seg.nii.gz"
-            written.append(Case(name, f"{profile}-{patient:05d}", folder / name, mask, f"site-{profile}"))
-        write_table(written, staging)
+            written.append(
+                Case(
+                    name,
+                    f"{profile}-{patient:05d}",
+                    folder / name,
+                    mask,
+                    f"site-{profile}",
+                    labels=CONVENTION,
+                )
+            )
+        write_volume_table(written, staging)
     return written
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adpfl.data.case import Case
+from adpfl.data.kidney_layouts import read_kidney_folder
 from adpfl.data.synthetic.ct import is_generated, write_hospital
 from adpfl.data.synthetic.ct_sites import PROFILES
 from adpfl.errors import ConfigError, DataError
@@ -35,12 +36,17 @@ def test_files_lie_and_point_as_in_kits(tmp_path: Path) -> None:
     assert image.header.get_zooms() == pytest.approx((6.05, 6.05, 6.05))
 
 
+def test_a_hospital_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = write_hospital(tmp_path / "site", "A", cases=3, seed=0, pixel_mm=PIXEL_MM)
+    assert read_kidney_folder(tmp_path / "site") == written
+
+
 def test_the_table_names_patient_and_site(tmp_path: Path) -> None:
     write_hospital(tmp_path / "site", "A", cases=2, seed=0, pixel_mm=PIXEL_MM)
     assert (tmp_path / "site" / "metadata.csv").read_text().splitlines() == [
-        "case,patient,site",
-        "case_50000,A-00000,site-A",
-        "case_50001,A-00001,site-A",
+        "case,patient,site,labels",
+        "case_50000,A-00000,site-A,kits23",
+        "case_50001,A-00001,site-A,kits23",
     ]
 
 

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from adpfl.data.brain_layouts import read_brain_folder
 from adpfl.data.case import Case
 from adpfl.data.synthetic.mri import CHANNELS, is_generated, write_hospital
 from adpfl.data.synthetic.mri_sites import PROFILES
@@ -35,12 +36,17 @@ def test_files_lie_and_point_as_in_brats(tmp_path: Path) -> None:
         assert image.header.get_zooms() == pytest.approx((PIXEL_MM,) * 3)
 
 
+def test_a_hospital_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = write_hospital(tmp_path / "site", "A", cases=3, seed=0, pixel_mm=PIXEL_MM)
+    assert read_brain_folder(tmp_path / "site") == written
+
+
 def test_the_table_names_patient_and_site(tmp_path: Path) -> None:
     write_hospital(tmp_path / "site", "A", cases=2, seed=0, pixel_mm=PIXEL_MM)
     assert (tmp_path / "site" / "metadata.csv").read_text().splitlines() == [
-        "case,patient,site",
-        "BraTS-GLI-50000-000,A-00000,site-A",
-        "BraTS-GLI-50001-000,A-00001,site-A",
+        "case,patient,site,labels",
+        "BraTS-GLI-50000-000,A-00000,site-A,brats2023",
+        "BraTS-GLI-50001-000,A-00001,site-A,brats2023",
     ]
 
 
