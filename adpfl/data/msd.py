@@ -52,7 +52,7 @@ def is_msd_case(case: Case) -> bool:
 
 
 def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+    """All cases, sound or not, ordered by case, and what is wrong; headers are compared, voxels are not read.
 
     With masks, the table's training cases; without, its test cases too.
 
@@ -68,10 +68,8 @@ def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list
         if entry.case in cases:
             problems.append(f"{entry.case} stands twice in {TABLE}")
             continue
-        wrong = _check(entry)
-        problems += wrong
-        if not wrong:
-            cases[entry.case] = Case(entry.case, entry.case, entry.image, entry.mask, labels=CONVENTION)
+        problems += _check(entry)
+        cases[entry.case] = Case(entry.case, entry.case, entry.image, entry.mask, labels=CONVENTION)
     listed = {entry.image for entry in entries}
     places = (folder / "imagesTr",) if with_masks else (folder / "imagesTr", folder / "imagesTs")
     problems += [
@@ -81,11 +79,8 @@ def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list
         for image in sorted(place.iterdir())
         if is_volume(image) and image not in listed
     ]
-    origins = read_volume_table(folder)
-    sound, wrong = with_origins(
-        [cases[name] for name in sorted(cases)], origins, frozenset(entry.case for entry in entries)
-    )
-    return sound, problems + wrong
+    ordered, wrong = with_origins([cases[name] for name in sorted(cases)], read_volume_table(folder))
+    return ordered, problems + wrong
 
 
 def read_msd_image(case: Case) -> Volume:
@@ -108,7 +103,7 @@ def _check(entry: _Listed) -> list[str]:
         for path in paths
         if not path.is_file()
     ]
-    return absent or check_geometry(entry.case, paths, dimensions=4)
+    return absent or check_geometry(paths, dimensions=4)
 
 
 def _table(path: Path) -> Mapping[str, Any]:
