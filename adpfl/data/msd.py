@@ -96,6 +96,21 @@ def read_msd_image(case: Case) -> Volume:
     return Volume(array, volume.spacing_mm, volume.affine, volume.orientation)
 
 
+def dataset_table(cases: Sequence[str]) -> dict[str, Any]:
+    """The content of a `dataset.json` that lists these cases for training."""
+    pairs = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in cases]
+    return {
+        "name": "BRATS",
+        "tensorImageSize": "4D",
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": _LABELS,
+        "numTraining": len(pairs),
+        "numTest": 0,
+        "training": pairs,
+        "test": [],
+    }
+
+
 def _check(entry: _Listed) -> list[str]:
     paths = [entry.image] if entry.mask is None else [entry.image, entry.mask]
     absent = [

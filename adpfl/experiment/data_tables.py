@@ -56,10 +56,9 @@ def summary_table(summary: Summary) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    kinds = " and ".join(_KINDS[kind] for kind in summary.patients_are)
-    told = f"{summary.patients}" + (
-        f" (told apart by {kinds})" if summary.patients_are != ("patient",) else ""
-    )
+    told = str(summary.patients)
+    if summary.patients_are != ("patient",):
+        told += f" (for want of patients: {' and '.join(_KINDS[kind] for kind in summary.patients_are)})"
     rows = [("cases", str(summary.cases)), ("patients", told)]
     if summary.sites:
         counts = ", ".join(f"{site} {patients}" for site, patients in summary.sites.items())
@@ -84,7 +83,7 @@ def _by(size: tuple[int, ...] | None) -> str:
 
 
 def _spacing(spacing_mm: tuple[float, ...] | None) -> str:
-    return "-" if spacing_mm is None else " x ".join(f"{edge:.3g}" for edge in spacing_mm)
+    return "-" if spacing_mm is None else "x".join(f"{edge:.3g}" for edge in spacing_mm)
 
 
 def _mask(finding: CaseFinding) -> str:
