@@ -96,17 +96,17 @@ def read_msd_image(case: Case) -> Volume:
     return Volume(array, volume.spacing_mm, volume.affine, volume.orientation)
 
 
-def dataset_table(cases: Sequence[str]) -> dict[str, Any]:
-    """The content of a `dataset.json` that lists these cases for training."""
-    pairs = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in cases]
+def dataset_table(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The content of a `dataset.json` that lists these pairs of image and label file for training."""
+    training = [{"image": f"./imagesTr/{image}", "label": f"./labelsTr/{mask}"} for image, mask in pairs]
     return {
         "name": "BRATS",
         "tensorImageSize": "4D",
         "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
         "labels": _LABELS,
-        "numTraining": len(pairs),
+        "numTraining": len(training),
         "numTest": 0,
-        "training": pairs,
+        "training": training,
         "test": [],
     }
 
@@ -162,10 +162,12 @@ def _list(value: object, path: Path, key: str) -> list[object]:
 
 
 def _inside(folder: Path, name: object, path: Path) -> Path:
-    """A listed file's place; the table may name nothing outside the folder."""
+    """A listed file's place, or its unpacked twin's; the table may name nothing outside the folder."""
     place = PurePosixPath(name) if isinstance(name, str) else PurePosixPath("/")
     if place.is_absolute() or ".." in place.parts or not place.name:
         raise DataError(
             f"{path}: lists {name!r}; must be a file in the folder, as ./imagesTr/BRATS_001.nii.gz"
         )
-    return folder / place
+    listed = folder / place
+    unpacked = listed.with_name(stem(listed) + ".nii")
+    return unpacked if not listed.exists() and unpacked.exists() else listed

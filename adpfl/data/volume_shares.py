@@ -34,7 +34,8 @@ def fill_with_volumes(folder: Path, cases: Sequence[Case], *, link: bool) -> Non
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             place_file(original, folder / name, link=link)
     if conventions == [CONVENTION]:
-        document = json.dumps(dataset_table([case.case for case in cases]), indent=1)
+        pairs = [(case.image.name, case.mask.name) for case in cases if case.mask is not None]
+        document = json.dumps(dataset_table(pairs), indent=1)
         (folder / TABLE).write_text(document, encoding="utf-8")
     write_volume_table(cases, folder)
 
@@ -51,7 +52,7 @@ def _files(case: Case, mask: Path) -> list[tuple[Path, str]]:
     """A case's files, and what they are called in a folder of the case's layout."""
     assert case.labels is not None
     if case.labels == CONVENTION:
-        return [(case.image, f"imagesTr/{case.case}.nii.gz"), (mask, f"labelsTr/{case.case}.nii.gz")]
+        return [(case.image, f"imagesTr/{case.image.name}"), (mask, f"labelsTr/{mask.name}")]
     if case.image.is_dir():
         return [(path, f"{case.case}/{path.name}") for path in (*present_channels(case), mask)]
     return [(case.image, f"{case.case}/{IMAGE}"), (mask, f"{case.case}/{mask_name(case.labels)}")]
