@@ -209,7 +209,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
+        raise DataError(f"{shown(path)} does not exist") from error
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise DataError(f"{shown(path)} cannot be read: {error}") from error
 
