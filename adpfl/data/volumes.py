@@ -2,8 +2,8 @@
 
 Arrays are (slices, rows, columns): slices run from superior to inferior, rows from anterior to posterior,
 columns from the patient's right to left (nibabel's axis codes I, P, L). An axial slice is then drawn as
-radiologists look at it, and KiTS, which is stored so, is read without a copy. Spacing is in mm in the same
-order. Channels of a four-dimensional file come first.
+radiologists look at it; KiTS is stored so. Spacing is in mm in the same order. Channels of a four-dimensional
+file come first.
 """
 
 import gzip
