@@ -144,6 +144,7 @@ def test_a_truncated_plain_file_is_named(tmp_path: Path, sound: bytes) -> None:
         (b"\x5c\x01\x00\x00" + b"\xff" * 400, "a/a.nii"),
         (b"anything", "a/a.mha"),
     ],
+    ids=["empty", "jpeg", "zip", "text", "header of nothing", "another format"],
 )
 def test_what_is_no_nifti_is_named(tmp_path: Path, content: bytes, name: str) -> None:
     path = broken(tmp_path, content, name)
