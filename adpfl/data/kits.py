@@ -43,7 +43,7 @@ def is_kits(folder: Path) -> bool:
 
 
 def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+    """All cases, sound or not, ordered by case, and what is wrong; headers are compared, voxels are not read.
 
     The test cases of 2019, which have no masks, are passed over where masks are wanted.
 
@@ -60,14 +60,10 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
         convention = told[place.name] or common
         if with_masks and _is_test_case(place, convention):
             continue
-        names = [IMAGE, mask_name(convention)] if with_masks else [IMAGE]
-        wrong = [f"{place.name} has no {name}" for name in names if not (place / name).is_file()]
-        wrong = wrong or check_geometry(place.name, [place / name for name in names])
-        problems += wrong
-        if not wrong:
-            mask = place / mask_name(convention) if with_masks else None
-            cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
-    cases, wrong = with_origins(cases, table, frozenset(told))
+        mask = place / mask_name(convention) if with_masks else None
+        problems += check_geometry([place / IMAGE] if mask is None else [place / IMAGE, mask])
+        cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
+    cases, wrong = with_origins(cases, table)
     return cases, problems + wrong
 
 

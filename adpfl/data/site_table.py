@@ -8,7 +8,7 @@ null or -1 says that a case belongs to no site.
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -57,24 +57,23 @@ def read_site_table(path: Path, *, column: str | None = None) -> dict[str, str |
 
 
 def place_cases(
-    cases: Sequence[Case], table: Mapping[str, str | None], name: str, known: Iterable[str] | None = None
+    cases: Sequence[Case], table: Mapping[str, str | None], name: str
 ) -> tuple[list[Case], list[str]]:
     """Cases with the source that a table gives them, and what is wrong between the two.
 
     Args:
-        cases: as a layout reader found them.
+        cases: all that a layout reader found.
         table: from `read_site_table`.
         name: of the table, for the messages.
-        known: every case that lies in the folder, sound or not; None where `cases` are all.
 
     Returns:
-        The cases that belong to a site, and a problem for each case that is not in the table, that the table
-        lists and the folder lacks, or whose patient has another case elsewhere.
+        Every case, its source None where the table knows none; and a problem for each case that is not in the
+        table, that the table lists and the folder lacks, or whose patient has another case elsewhere.
     """
-    present = {case.case for case in cases} if known is None else set(known)
+    present = {case.case for case in cases}
     problems = [f"{case} is not listed in {name}" for case in sorted(present - table.keys())]
     problems += [f"{case} is listed in {name}, but absent" for case in sorted(table.keys() - present)]
-    placed = [replace(case, source=site) for case in cases if (site := table.get(case.case)) is not None]
+    placed = [replace(case, source=table.get(case.case)) for case in cases]
     return placed, problems + divided_patients(placed)
 
 

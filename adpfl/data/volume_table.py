@@ -59,24 +59,25 @@ def read_volume_table(folder: Path) -> dict[str, VolumeOrigin] | None:
 
 
 def with_origins(
-    cases: Sequence[Case], table: Mapping[str, VolumeOrigin] | None, known: frozenset[str]
+    cases: Sequence[Case], table: Mapping[str, VolumeOrigin] | None
 ) -> tuple[list[Case], list[str]]:
     """Cases with the patient and source that the table gives them, and what is wrong between the two.
 
     Args:
-        cases: sound ones.
+        cases: all of the folder.
         table: from `read_volume_table`; without one the cases stay as they are.
-        known: every case that lies in the folder, sound or not.
     """
     if table is None:
         return list(cases), []
+    known = {case.case for case in cases}
     problems = [f"{case} is missing in {TABLE}" for case in sorted(known - table.keys())]
     problems += [f"{case} is listed in {TABLE}, but absent" for case in sorted(table.keys() - known)]
-    given = [
-        replace(case, patient=origin.patient or case.patient, source=origin.source or case.source)
-        for case in cases
-        if (origin := table.get(case.case)) is not None
-    ]
+    given = []
+    for case in cases:
+        origin = table.get(case.case, VolumeOrigin(None, None, None))
+        given.append(
+            replace(case, patient=origin.patient or case.patient, source=origin.source or case.source)
+        )
     return given, problems + divided_patients(given)
 
 
