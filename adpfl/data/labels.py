@@ -69,7 +69,7 @@ CONVENTIONS: Final[Mapping[str, Convention]] = {
 """By the name that `Case.labels` carries."""
 
 
-def label_volumes(labels: NDArray[np.uint8], convention: str) -> dict[int, int]:
+def label_voxels(labels: NDArray[np.uint8], convention: str) -> dict[int, int]:
     """How many voxels each label has, background left out, by label.
 
     Raises:
@@ -88,13 +88,23 @@ def label_volumes(labels: NDArray[np.uint8], convention: str) -> dict[int, int]:
     return present
 
 
+def lesion_labels(convention: str) -> frozenset[int]:
+    """What is ill: tumour and cyst of a kidney, the whole tumour of a brain.
+
+    Raises:
+        DataError: the convention is unknown.
+    """
+    structures = _of(convention).structures
+    return structures[1] if len(structures) == len(KIDNEY_STRUCTURES) else structures[0]
+
+
 def structures_of(labels: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
     """Labels as structures: (structures, slices, rows, columns), each in {0, 1}; they may overlap.
 
     Raises:
         DataError: the convention is unknown, or the mask holds a label that it does not have.
     """
-    label_volumes(labels, convention)
+    label_voxels(labels, convention)
     table = np.zeros((len(_of(convention).structures), 256), dtype=np.uint8)
     for row, members in zip(table, _of(convention).structures, strict=True):
         row[sorted(members)] = 1
