@@ -41,8 +41,8 @@ def _nothing(_: CaseScore) -> None:
 _OF_CASE: Final[dict[MetricKey, Callable[[CaseScore], Any]]] = {
     "dice": lambda score: score.dice,
     "hd95": lambda score: score.hd95,
-    "assd": lambda score: getattr(score, "assd", None),
-    "surface_dice": lambda score: getattr(score, "surface_dice", None),
+    "assd": lambda score: score.assd,
+    "surface_dice": lambda score: score.surface_dice,
 }
 
 DICE: Final = Metric(

@@ -18,7 +18,7 @@ REFERENCE_ARM: Final = "fl"
 CurveGroup = Literal["clip_norm", "percentile", "noise", "budget"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One finished cell.
 
@@ -38,7 +38,7 @@ class Run:
         return self.joined.record.sites
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """Cells of one group that differ by their seed alone.
 

@@ -56,7 +56,9 @@ class ComparisonBuilder:
 
     def curves(self) -> "ComparisonBuilder":
         for value, ceiling in ((0.01, 0.5), (0.1, 0.7), (10.0, 0.86)):
-            cell = self.add("clip_norm", "dp-fl", 0, value, fixed=FixedThreshold(method="fixed", clip_norm=value))
+            cell = self.add(
+                "clip_norm", "dp-fl", 0, value, fixed=FixedThreshold(method="fixed", clip_norm=value)
+            )
             self.ceilings[cell] = ceiling
         for value, ceiling in ((25.0, 0.83), (75.0, 0.875), (95.0, 0.878)):
             threshold = PercentileThreshold(method="percentile", percentile=value)
@@ -79,7 +81,8 @@ class ComparisonBuilder:
         return self
 
     def add(self, group, arm, seed, value=None, *, label=None, **privacy) -> str:
-        name = f"{group.replace('_', '-')}-{arm}{'' if value is None else f'-{value:g}'.replace('.', 'p')}-s{seed}"
+        place = "" if value is None else f"-{value:g}".replace(".", "p")
+        name = f"{group.replace('_', '-')}-{arm}{place}-s{seed}"
         known = arm if arm in CEILING else "rigorous"
         plan = RunPlan(
             run=name,
@@ -110,7 +113,7 @@ class ComparisonBuilder:
     def plan(self) -> ComparisonPlan:
         return ComparisonPlan(
             task=self.task,
-            command=f"adpfl compare --task {self.task} --arms fl,dp-fl,adp-fl --seeds {self.seeds} --output results",
+            command=f"adpfl compare --task {self.task} --seeds {self.seeds} --output results",
             options={"task": self.task, "seeds": str(self.seeds), "rounds": str(self.rounds)},
             data=DataDescription(
                 words="Generated: one hospital of each of the profiles A, B, C and D, 48 images each",
@@ -169,7 +172,9 @@ class ComparisonBuilder:
         for patient in range(10):
             easy = random.Random(f"{site} {patient}").gauss(0, 1)
             for depth, structure in enumerate(STRUCTURES[self.task]):
-                dice = mean * (1 - 0.18 * depth) + SPREAD[cell.plan.arm] * (0.6 * easy + 0.5 * draw.gauss(0, 1))
+                dice = mean * (1 - 0.18 * depth) + SPREAD[cell.plan.arm] * (
+                    0.6 * easy + 0.5 * draw.gauss(0, 1)
+                )
                 dice = min(0.985, max(0.0, dice))
                 scores.append(_score(patient, structure, dice, self.task, draw))
         fields = {"auroc": 0.5 + 0.45 * mean} if self.auroc else {}
