@@ -17,7 +17,7 @@ _RUNS = (
 )
 _DIFFERENCE = (
     "An arm's figure minus FL's, run by run of the same seed; the mean of these differences with "
-    "Student's t interval (95 %, n - 1 degrees of freedom). n is the number of pairs. With few pairs the "
+    "Student's t interval (95%, n - 1 degrees of freedom). n is the number of pairs. With few pairs the "
     "interval is wide and rests on differences being about normal; it speaks of other seeds on these "
     "patients, not of other patients. In brackets, the mean difference over FL's mean."
 )

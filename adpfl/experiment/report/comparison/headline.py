@@ -133,10 +133,10 @@ def _evenness(adp_fl: SettingSummary, dp_fl: SettingSummary | None, metric: Metr
         if ours is None:
             continue
         theirs: float | None = getattr(dp_fl.variation, pick) if dp_fl else None
-        beside = "" if theirs is None else f" (DP-FL's {number(theirs, 2)} times)"
+        beside = "" if theirs is None else f" (DP-FL's {theirs:.2f} times)"
         verdict = "within" if ours <= LARGEST_VARIATION else "above"
         parts.append(
-            f"between {name} {number(ours, 2)} times as much as FL's{beside}, {verdict} the "
+            f"between {name} {ours:.2f} times as much as FL's{beside}, {verdict} the "
             f"{LARGEST_VARIATION:g} times aimed at"
         )
     if not parts:

@@ -1,5 +1,6 @@
 """A comparison's folder into its report: the page, the Markdown, the tables and the record."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from adpfl.experiment.report.comparison.document import comparison_record
 from adpfl.experiment.report.comparison.gallery import side_by_side
 from adpfl.experiment.report.comparison.look import MARKS
 from adpfl.experiment.report.comparison.markdown import report_markdown
+from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.targets import change_words
 from adpfl.experiment.report.privacy_words import Fact
 from adpfl.experiment.report.record import write_record
@@ -71,7 +73,6 @@ def render(contents: Contents) -> str:
 
 def _frame(contents: Contents) -> dict[str, Any]:
     plan, look = contents.comparison.plan, contents.look
-    labels = dict.fromkeys((setting.arm, setting.label) for setting in contents.arms)
     return {
         "title": headline.title(plan, contents.arms),
         "plan": plan,
@@ -81,9 +82,15 @@ def _frame(contents: Contents) -> dict[str, Any]:
         "glance": _glance(contents),
         "roles": {arm: style.role for arm, style in look.styles.items()},
         "marks": {arm: MARKS[style.marker] for arm, style in look.styles.items()},
-        "legend_arms": [{"key": key, "label": label} for key, label in labels],
+        "legend_arms": _legend(contents.arms),
+        "curve_arms": _legend(point for curve in contents.curves for point in curve.settings),
         "unit": contents.unit,
     }
+
+
+def _legend(settings: Iterable[Setting]) -> list[dict[str, str]]:
+    names = dict.fromkeys((setting.arm, setting.label) for setting in settings)
+    return [{"key": key, "label": label} for key, label in names]
 
 
 def _glance(contents: Contents) -> list[GlanceItem]:

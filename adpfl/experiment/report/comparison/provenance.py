@@ -6,9 +6,11 @@ import adpfl
 from adpfl.experiment.comparison.folder import CellTiming
 from adpfl.experiment.comparison.plan import CellPlan
 from adpfl.experiment.report.comparison.contents import Contents
+from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.table import RowGroup, Table, table
 from adpfl.experiment.report.comparison.targets import overhead
 from adpfl.experiment.report.data_words import unit_words
+from adpfl.experiment.report.mechanism_words import threshold_sentence
 from adpfl.experiment.report.privacy_words import Fact
 from adpfl.experiment.report.words import ARMS, NETWORKS, TASKS, capital, count, count_of, duration, joined
 from adpfl.federated.run_plan import RunPlan
@@ -35,8 +37,7 @@ def run_sentence(contents: Contents) -> str:
 
 def what_arms_are(contents: Contents) -> tuple[Fact, ...]:
     """Each published arm in words, as far as it was run."""
-    found = {setting.arm: setting.label for setting in contents.arms}
-    return tuple(Fact(label, ARMS[arm]) for arm, label in found.items() if arm in ARMS)
+    return tuple(Fact(setting.label, _arm_words(setting)) for setting in contents.arms if setting.arm in ARMS)
 
 
 def unfinished(contents: Contents) -> tuple[str, ...]:
@@ -111,6 +112,12 @@ def cells_table(contents: Contents) -> Table:
         groups=tuple(RowGroup(heading, tuple(rows)) for heading, rows in groups.items()),
         prose=True,
     )
+
+
+def _arm_words(setting: Setting) -> str:
+    told = ARMS[setting.runs[0].cell.plan.arm]
+    threshold = getattr(setting.runs[0].cell.plan.privacy, "threshold", None)
+    return told if threshold is None else f"{told}; {threshold_sentence(threshold)}"
 
 
 def _group_cells(contents: Contents, cells: Sequence[CellPlan]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def arms_table(contents: Contents) -> Table:
     )
     leading = metrics[0].label
     columns = ["Arm", *(_heading(metric, contents.unit) for metric in metrics)]
-    columns += [f"{leading}, difference to FL", "95 % interval (n)"]
+    columns += [f"{leading}, difference to FL", "95% interval (n)"]
     if any(metric.is_distance for metric in metrics):
         columns.append("Patients without a distance")
     return Table(
@@ -84,7 +84,14 @@ def variation_table(contents: Contents) -> Table:
         f"Coefficients of variation of {label}, standard deviation over mean: between runs, of the runs' "
         "means; between patients, of all sites' held-out patients within a run, then the mean over runs. "
         "Beside each its ratio to FL's own.",
-        ("Arm", "Between runs", "over FL's", "Between patients", "over FL's", "Worst patient of any run"),
+        (
+            "Arm",
+            "Between runs",
+            "Runs, over FL's",
+            "Between patients",
+            "Patients, over FL's",
+            "Worst patient of any run",
+        ),
         rows,
         arms=[summary.arm for summary in contents.arm_summaries],
     )
@@ -130,7 +137,7 @@ def difference_cells(difference: Difference | None, relative: float | None) -> t
     """A difference with its relative size, and its interval with n."""
     if difference is None:
         return DASH, DASH
-    share = "" if relative is None else f" ({signed(relative * 100, 1)} %)"
+    share = "" if relative is None else f" ({signed(relative * 100, 1)}%)"
     if difference.interval is None:
         return f"{signed(difference.mean)}{share}", f"none ({difference.n})"
     ends = f"{signed(difference.interval.low)} to {signed(difference.interval.high)}"
@@ -174,7 +181,7 @@ def _share(value: float | None) -> str:
 
 
 def _times(value: float | None) -> str:
-    return DASH if value is None else f"{number(value)} ×"  # noqa: RUF001 - a multiplication sign
+    return DASH if value is None else f"{value:.2f} ×"  # noqa: RUF001 - a multiplication sign
 
 
 def _first_at(band: Band, height: float | None) -> str:

@@ -10,7 +10,7 @@ from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.summary import SettingSummary
 from adpfl.federated.records import SiteRunRecord, StepRecord
 
-MOST_PLACES = 240
+MOST_PLACES = 60
 """Steps that a threshold chart tells apart; more are put together, neighbours by their median."""
 
 

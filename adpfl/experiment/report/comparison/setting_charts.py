@@ -164,14 +164,6 @@ def _curve_line(axes: Axes, band: Band, style: ArmStyle, own: float | None) -> N
             markeredgewidth=1.4,
             clip_on=False,
         )
-    axes.annotate(
-        band.label,
-        xy=(band.places[-1], band.mean[-1]),
-        xytext=(0, -16),
-        textcoords="offset points",
-        ha="right",
-        color=color,
-    )
 
 
 def _few(places: Sequence[float], most: int = 7) -> list[float]:

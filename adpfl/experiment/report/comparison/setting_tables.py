@@ -68,16 +68,19 @@ def curve_table(contents: Contents, curve: Curve) -> Table:
         ]
         groups.append(
             RowGroup(
-                heading=label,
+                heading=label if len(labels) > 1 else "",
                 rows=tuple(
-                    (number(point.value or 0.0), *_setting_cells(contents, setting, point, curve.settings))
+                    (
+                        f"{_AXES[curve.group][1]} {number(point.value or 0.0)}",
+                        *_setting_cells(contents, setting, point, curve.settings),
+                    )
                     for setting, point in pairs
                 ),
             )
         )
     return Table(
         caption=_curve_caption(curve),
-        columns=(_AXES[curve.group][1], *_setting_columns(contents, curve.settings)),
+        columns=("Setting", *_setting_columns(contents, curve.settings)),
         groups=tuple(groups),
     )
 
@@ -133,7 +136,7 @@ def thresholds_table(contents: Contents) -> Table:
 
 def _setting_columns(contents: Contents, settings: Sequence[Setting]) -> Row:
     shown = columns_of([worst(setting) for setting in settings])
-    columns = [contents.leading.label, "Difference to FL", "95 % interval (n)", HONEST]
+    columns = [contents.leading.label, "Difference to FL", "95% interval (n)", HONEST]
     columns += [IF_FIXED, NOMINAL] if shown.nominal else []
     columns += [TARGET] if shown.target else []
     return (*columns, "δ")

@@ -88,9 +88,9 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
 def chance_ratio(first: int, second: int) -> float | None:
     """How far apart two equal standard deviations look by chance alone.
 
-    The square root of the F distribution's upper 2.5 % point: between two samples of `first` and `second`
-    values of one normal law, the ratio of standard deviations exceeds it in 2.5 % of cases, and lies under
-    its inverse (with the samples swapped) in another 2.5 %. None where a sample has fewer than two values.
+    The square root of the F distribution's upper 2.5% point: between two samples of `first` and `second`
+    values of one normal law, the ratio of standard deviations exceeds it in 2.5% of cases, and lies under
+    its inverse in another 2.5%. None where a sample has fewer than two values.
     """
     if min(first, second) < 2:
         return None

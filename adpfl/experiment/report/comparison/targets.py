@@ -67,7 +67,7 @@ def interval_words(difference: Difference) -> str:
     """The interval of a difference with its n, or why there is none."""
     if difference.interval is None:
         return "one run each: no interval"
-    return f"95 % interval {_between(difference.interval)}, n = {difference.n}"
+    return f"95% interval {_between(difference.interval)}, n = {difference.n}"
 
 
 def _loss(adp_fl: SettingSummary, metric: Metric) -> Target | None:
@@ -167,7 +167,7 @@ def _overhead(timings: Sequence[CellTiming]) -> Target:
 def _variation(label: str, variation: float | None, ratio: float | None) -> str:
     if variation is None:
         return f"{label} unknown"
-    times = "" if ratio is None else f" ({number(ratio)} times FL's)"
+    times = "" if ratio is None else f" ({ratio:.2f} times FL's)"
     return f"{label} {variation:.1%}{times}"
 
 
@@ -178,9 +178,9 @@ def _ratio_outcome(ratio: float | None) -> Outcome:
 
 
 def change_words(relative: float) -> str:
-    """A relative difference as a clause: "0.8 % under", "1.2 % over", "level with"."""
-    share = f"{abs(relative) * 100:.1f} %"
-    if share == "0.0 %":
+    """A relative difference as a clause: "0.8% under", "1.2% over", "level with"."""
+    share = f"{abs(relative):.1%}"
+    if share == "0.0%":
         return "level with"
     return f"{share} {'under' if relative < 0 else 'over'}"
 
