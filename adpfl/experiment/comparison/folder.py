@@ -16,7 +16,14 @@ from pydantic import Field, NonNegativeFloat
 
 from adpfl.config import FrozenModel
 from adpfl.experiment.comparison.plan import CellPlan, ComparisonPlan
-from adpfl.experiment.report.record import SERVER_FILE, DataNote, JoinedRun, load_run, read_record
+from adpfl.experiment.report.record import (
+    SERVER_FILE,
+    DataNote,
+    JoinedRun,
+    load_run,
+    read_record,
+    write_record,
+)
 from adpfl.federated.records import ServerRunRecord
 
 PLAN_FILE = "comparison.json"
@@ -49,6 +56,12 @@ class CellTiming(FrozenModel):
     def overhead(self) -> float:
         """Coordination's share of the total, in [0, 1]."""
         return self.coordination_seconds / self.total_seconds if self.total_seconds else 0.0
+
+
+class CellProgress(FrozenModel):
+    """`progress.json` of a cell that is being played."""
+
+    rounds: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,17 @@ class CellFolder:
     def progress(self) -> Path:
         """How far an unfinished cell is."""
         return self.root / PROGRESS_FILE
+
+    def note_rounds(self, rounds: int) -> None:
+        """Say how many rounds have closed, to whoever watches."""
+        write_record(self.progress, CellProgress(rounds=rounds))
+
+    def rounds_closed(self) -> int | None:
+        """What was last said so; None before the first start, and once the cell is over."""
+        try:
+            return CellProgress.model_validate_json(self.progress.read_bytes()).rounds
+        except FileNotFoundError:
+            return None
 
     @property
     def is_over(self) -> bool:

@@ -77,6 +77,8 @@ class ComparisonPlan(FrozenModel):
     options: dict[str, str]
     """Every option that decides a result, defaults included, as text."""
     data: DataDescription
+    evaluate_every_rounds: Annotated[int, Field(ge=0)] = 5
+    """The initial and the final model are scored in any case; 0 scores no other."""
     cells: Annotated[tuple[CellPlan, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
