@@ -98,6 +98,7 @@ def patients(name: str, rows: Sequence[PatientRow], metric: Metric, look: Look, 
         axes.set_ylim(-0.6, len(rows) - 0.4)
         places = [len(rows) - 1 - place for place in range(len(rows))]
         axes.set_yticks(places, [short(row.label, 12) for row in rows])
+        axes.tick_params(axis="y", pad=8)
         told = f"{metric.label} of one patient, final model"
         axes.set_xlabel(f"{told}, {look.unit}" if metric.is_distance else told)
         return to_svg(figure, description=_patients_words(rows, metric, look.unit), css_class=size.css_class)

@@ -85,6 +85,7 @@ def _frame(contents: Contents) -> dict[str, Any]:
         "legend_arms": _legend(contents.arms),
         "curve_arms": _legend(point for curve in contents.curves for point in curve.settings),
         "unit": contents.unit,
+        "structures": contents.structures,
     }
 
 

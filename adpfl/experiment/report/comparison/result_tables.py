@@ -10,7 +10,7 @@ from adpfl.experiment.report.comparison.statistics import Center, Difference
 from adpfl.experiment.report.comparison.summary import FigureSummary, SettingSummary
 from adpfl.experiment.report.comparison.table import DASH, Row, RowGroup, Table, table
 from adpfl.experiment.report.comparison.targets import signed
-from adpfl.experiment.report.words import number
+from adpfl.experiment.report.words import capital
 
 ALL_STRUCTURES = "All structures"
 _NEARLY = 0.95
@@ -126,11 +126,9 @@ def spread(center: Center | None, metric: Metric) -> str:
     """A mean and its deviation between runs: "0.853 ± 0.004"."""
     if center is None:
         return DASH
-    if metric.is_distance:
-        deviation = "" if center.deviation is None else f" ± {number(center.deviation, 2)}"
-        return f"{number(center.mean)}{deviation}"
-    deviation = "" if center.deviation is None else f" ± {center.deviation:.3f}"
-    return f"{center.mean:.3f}{deviation}"
+    decimals = _distance_decimals(center.mean) if metric.is_distance else 3
+    deviation = "" if center.deviation is None else f" ± {center.deviation:.{decimals}f}"
+    return f"{center.mean:.{decimals}f}{deviation}"
 
 
 def difference_cells(difference: Difference | None, relative: float | None) -> tuple[str, str]:
@@ -148,7 +146,7 @@ def _parts(contents: Contents) -> list[tuple[str, str | None]]:
     if len(contents.structures) < 2:
         return [("", None)]
     named: list[tuple[str, str | None]] = [
-        (structure.replace("_", " "), structure) for structure in contents.structures
+        (capital(structure.replace("_", " ")), structure) for structure in contents.structures
     ]
     return [*named, (ALL_STRUCTURES, None)]
 
@@ -178,6 +176,11 @@ def _patients_at(contents: Contents, site: str) -> str:
 
 def _share(value: float | None) -> str:
     return DASH if value is None else f"{value:.1%}"
+
+
+def _distance_decimals(mean: float) -> int:
+    """Three digits of the mean; its deviation is told as finely."""
+    return 2 if mean < 10 else 1 if mean < 100 else 0
 
 
 def _times(value: float | None) -> str:

@@ -309,3 +309,8 @@ def builder(tmp_path):
         return ComparisonBuilder(tmp_path / "comparison", **choices)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def comparison_builder():
+    return ComparisonBuilder
