@@ -2,13 +2,16 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
+
+_LATER_KEYS: Final = (("local", "augmentations_per_record", 1),)
+"""(section, key, default) of keys that the first plans did not have."""
 
 
 class CohortPlan(FrozenModel):
@@ -77,8 +80,14 @@ class RunPlan(FrozenModel):
         return self
 
     def canonical_json(self) -> bytes:
-        """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes."""
+        """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes.
+
+        A key of `_LATER_KEYS` is left out at its default, so that plans older than the key keep their digest.
+        """
         document = self.model_dump(mode="json")
+        for section, key, default in _LATER_KEYS:
+            if document[section][key] == default:
+                del document[section][key]
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     def digest(self) -> str:

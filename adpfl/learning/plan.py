@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel
 
@@ -25,3 +25,15 @@ class LocalPlan(FrozenModel):
     records_per_unit: Annotated[int, Field(ge=1, le=64)] = 1
     """Images drawn from each patient in a step; their mean loss is what is differentiated."""
     augment: bool = True
+    augmentations_per_record: Annotated[int, Field(ge=1, le=64)] = 1
+    """Augmented views of each image drawn; their gradients are averaged before the clip, at no privacy cost.
+    Training time grows with them."""
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "LocalPlan":
+        if self.augmentations_per_record > 1 and not self.augment:
+            raise ValueError(
+                f"augmentations_per_record is {self.augmentations_per_record}; must be 1 where "
+                "augment is false: the views would be copies"
+            )
+        return self
