@@ -24,6 +24,7 @@ def predict_folder(model_path: Path, images: Path, output: Path) -> list[Path]:
     network = build_network(stored.plan, task)
     load_into(network, load_weights(model_path, parameter_layout(network)), source=str(model_path))
     network.eval()
+    grid = stored.plan.grid
     cases = task.read(images, with_masks=False)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ def predict_folder(model_path: Path, images: Path, output: Path) -> list[Path]:
     written = []
     with torch.inference_mode():
         for case in cases:
-            image = task.load_image(case, stored.plan.image_size)
-            prediction = task.predict(network, image, size=task.original_size(case))
+            image = task.load_image(case, grid)
+            prediction = task.predict(network, image, grid, size=task.original_size(case))
             written.append(task.write_prediction(prediction, case, output))
     return written

@@ -20,11 +20,15 @@ class StructureScore:
         structure: its name in the task.
         dice: in [0, 1].
         hd95: in the unit of the spacing it was measured with; None where either mask is empty.
+        assd: average symmetric surface distance, as `hd95`; None also where it was not measured.
+        surface_dice: in [0, 1]; None where it was not measured.
     """
 
     structure: str
     dice: float
     hd95: float | None
+    assd: float | None = None
+    surface_dice: float | None = None
 
 
 def dice(prediction: Tensor, reference: Tensor) -> float:

@@ -75,6 +75,11 @@ class CaseScore(FrozenModel):
     hd95: float | None
     """In millimetres, or in pixels where `hd95_unit` says so; None where one mask is empty."""
     hd95_unit: Literal["mm", "px"] = "px"
+    """Of `hd95` and `assd`."""
+    assd: float | None = None
+    """Average symmetric surface distance; None where one mask is empty, or in a record older than the key."""
+    surface_dice: float | None = None
+    """At the task's tolerance, in [0, 1]; None in a record older than the key."""
 
 
 class EvaluationRecord(FrozenModel):

@@ -7,11 +7,15 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
+from adpfl.data.grid import Grid
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
 
-_LATER_KEYS: Final = (("local", "augmentations_per_record", 1),)
-"""(section, key, default) of keys that the first plans did not have."""
+_LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
+    (("spacing_mm",), None),
+    (("local", "augmentations_per_record"), 1),
+)
+"""Path and default of each key that the first plans did not have."""
 
 
 class CohortPlan(FrozenModel):
@@ -50,7 +54,13 @@ class RunPlan(FrozenModel):
     image_size: Annotated[
         tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_length=2, max_length=3)
     ]
-    """Spatial size in pixels or voxels that the task resamples or crops to, e.g. [128, 128]."""
+    """Spatial size of the network's input: pixels that a photograph is resized to, e.g. [128, 128], or voxels
+    of the patch that is cut from a volume, e.g. [96, 96, 96]."""
+    spacing_mm: (
+        Annotated[tuple[Annotated[float, Field(ge=0.1, le=50.0)], ...], Field(min_length=3, max_length=3)]
+        | None
+    ) = None
+    """Voxel size (slices, rows, columns) that volumes are resampled to; None is the task's own."""
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     local: LocalPlan
     aggregation: AggregationPlan = AggregationPlan()
@@ -68,6 +78,20 @@ class RunPlan(FrozenModel):
             return "rigorous"
         return "dp-fl" if self.privacy.threshold.method == "fixed" else "adp-fl"
 
+    @property
+    def grid(self) -> Grid:
+        """The network's input and its voxel size."""
+        return Grid(self.image_size, self.spacing_mm)
+
+    @model_validator(mode="after")
+    def _spacing_of_a_volume(self) -> "RunPlan":
+        if self.spacing_mm is not None and len(self.image_size) != len(self.spacing_mm):
+            raise ValueError(
+                f"spacing_mm is {list(self.spacing_mm)}; must be absent where image_size has "
+                f"{len(self.image_size)} entries: only volumes have a spacing"
+            )
+        return self
+
     @model_validator(mode="after")
     def _calibrated_to_this_length(self) -> "RunPlan":
         if isinstance(self.privacy, RigorousPrivacy) and self.privacy.target_epsilon is not None:
@@ -82,12 +106,15 @@ class RunPlan(FrozenModel):
     def canonical_json(self) -> bytes:
         """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes.
 
-        A key of `_LATER_KEYS` is left out at its default, so that plans older than the key keep their digest.
+        A later key at its default is left out, so that plans older than the key keep their digest.
         """
         document = self.model_dump(mode="json")
-        for section, key, default in _LATER_KEYS:
-            if document[section][key] == default:
-                del document[section][key]
+        for (*sections, key), default in _LATER_KEYS:
+            place = document
+            for section in sections:
+                place = place[section]
+            if place[key] == default:
+                del place[key]
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     def digest(self) -> str:

@@ -56,8 +56,8 @@ def evaluate(
     with torch.inference_mode():
         for position, case in enumerate(cases):
             reference = task.reference(case)
-            image = task.load_image(case, plan.image_size)
-            prediction = task.predict(model, image, size=tuple(reference.mask.shape[1:]))
+            image = task.load_image(case, plan.grid)
+            prediction = task.predict(model, image, plan.grid, size=tuple(reference.mask.shape[1:]))
             label = case_label(position)
             scores += [
                 CaseScore(
@@ -67,6 +67,8 @@ def evaluate(
                     dice=score.dice,
                     hd95=score.hd95,
                     hd95_unit=task.distance_unit,
+                    assd=score.assd,
+                    surface_dice=score.surface_dice,
                 )
                 for score in task.score(prediction, reference.mask, reference.spacing)
             ]

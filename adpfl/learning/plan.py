@@ -34,6 +34,6 @@ class LocalPlan(FrozenModel):
         if self.augmentations_per_record > 1 and not self.augment:
             raise ValueError(
                 f"augmentations_per_record is {self.augmentations_per_record}; must be 1 where "
-                "augment is false: the views would be copies"
+                "augment is false"
             )
         return self

@@ -1,8 +1,8 @@
 """A site's training units and the batches drawn from them.
 
-Which units a step takes is the privacy engine's secret. What is drawn here, the images of a patient and their
-augmentation, follows the run's public seed and depends on nothing but that patient's own data, so it needs no
-secrecy.
+Which units a step takes is the privacy engine's secret. What is drawn here, the images of a patient, their
+crops and augmentation, follows the run's public seed and depends on nothing but that patient's own data, so
+it needs no secrecy.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ class TrainingUnits:
     Args:
         cases: the training cases; none held out.
         task: loads and augments them.
-        plan: image size, unit, records per unit, augmentation and seed.
+        plan: grid, unit, records per unit, augmentation and seed.
         cache_bytes: bound on the loaded samples that are kept in memory; the rest are loaded anew each time.
 
     Raises:
@@ -63,21 +63,21 @@ class TrainingUnits:
         return self._records
 
     def batch(self, indices: NDArray[np.int64], *, round_number: int, step: int, view: int = 0) -> UnitBatch:
-        """Load, draw, augment and pad the given units' records; the same arguments give the same tensors.
+        """Load, draw, crop, augment and pad the units' records; the same arguments give the same tensors.
 
         Args:
             indices: (B,) positions of units in 0 .. len - 1; may be empty.
             round_number: counts from 1.
             step: within the round, from 0.
-            view: another view has the same records under another augmentation; from 0.
+            view: another view has the same records under another crop and augmentation; from 0.
 
         Raises:
-            DataError: an image or mask cannot be read or has another shape than the plan's.
+            DataError: an image or mask cannot be read, or a crop has another shape than the plan's.
         """
-        spatial = self._plan.image_size
+        grid = self._plan.grid
         shape = (len(indices), self._records)
-        images = torch.zeros((*shape, self._task.in_channels, *spatial))
-        masks = torch.zeros((*shape, len(self._task.structures), *spatial), dtype=torch.uint8)
+        images = torch.zeros((*shape, self._task.in_channels, *grid.size))
+        masks = torch.zeros((*shape, *self._task.target_shape(grid)), dtype=torch.uint8)
         present = torch.zeros(shape, dtype=torch.bool)
         for row, index in enumerate(indices.tolist()):
             generator = _generator(self._plan.seed, round_number, step, index)
@@ -85,7 +85,8 @@ class TrainingUnits:
             if view > 0:
                 generator = _generator(self._plan.seed, round_number, step, index, view)
             for column, case in enumerate(drawn):
-                sample = self._sample(case)
+                sample = self._task.crop(self._sample(case), grid, generator)
+                self._check_shape(case, sample)
                 if self._plan.local.augment:
                     sample = self._task.augment(sample, generator)
                 images[row, column] = sample.image
@@ -102,24 +103,23 @@ class TrainingUnits:
         kept = self._cache.get(case.case)
         if kept is not None:
             return kept
-        sample = self._task.load(case, self._plan.image_size)
-        self._check_shapes(case, sample)
+        sample = self._task.load(case, self._plan.grid)
         size = sample.image.nbytes + sample.mask.nbytes
         if size <= self._cache_room:
             self._cache[case.case] = sample
             self._cache_room -= size
         return sample
 
-    def _check_shapes(self, case: Case, sample: Sample) -> None:
-        spatial = self._plan.image_size
-        for what, tensor, channels in (
-            ("image", sample.image, self._task.in_channels),
-            ("mask", sample.mask, len(self._task.structures)),
+    def _check_shape(self, case: Case, sample: Sample) -> None:
+        grid = self._plan.grid
+        for what, tensor, expected in (
+            ("image", sample.image, (self._task.in_channels, *grid.size)),
+            ("mask", sample.mask, self._task.target_shape(grid)),
         ):
-            if tuple(tensor.shape) != (channels, *spatial):
+            if tuple(tensor.shape) != expected:
                 raise DataError(
                     f"task {self._task.name}, case {case.case}: {what} has shape {tuple(tensor.shape)}; "
-                    f"must be {(channels, *spatial)}"
+                    f"must be {expected}"
                 )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adpfl.data.case import Case
+from adpfl.data.grid import Grid
 from adpfl.data.images import read_mask, read_rgb, read_size, write_mask
 from adpfl.data.skin_layouts import read_skin_folder
 from adpfl.errors import DataError
@@ -29,7 +30,7 @@ _NORMALIZE = NormalizeIntensity(channel_wise=True)
 
 
 class SkinLesion(Task):
-    """ISIC 2017, ISIC 2018 and HAM10000 folders; images stretched to `image_size` and z-scored a channel."""
+    """ISIC 2017, ISIC 2018 and HAM10000 folders; images stretched to the grid and z-scored a channel."""
 
     name: ClassVar[str] = "skin_lesion"
     spatial_dims: ClassVar[Literal[2, 3]] = 2
@@ -41,21 +42,21 @@ class SkinLesion(Task):
         """Every case of an ISIC 2017, ISIC 2018 or HAM10000 folder; see `adpfl.data.skin_layouts`."""
         return read_skin_folder(folder, with_masks=with_masks)
 
-    def load_image(self, case: Case, image_size: Sequence[int]) -> Tensor:
+    def load_image(self, case: Case, grid: Grid) -> Tensor:
         """The photograph as float32 (3, height, width), each channel with mean 0 and standard deviation 1."""
-        height, width = image_size
+        height, width = grid.size
         pixels = Image.fromarray(read_rgb(case.image, at_least=(height, width)))
         resized = np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
         normalised: Tensor = _NORMALIZE(torch.from_numpy(resized).permute(2, 0, 1)).as_tensor()
         return normalised.contiguous()
 
-    def load(self, case: Case, image_size: Sequence[int]) -> Sample:
-        """Image and mask, both stretched to `image_size`; mask pixels are set where the lesion fills half."""
-        height, width = image_size
+    def load(self, case: Case, grid: Grid) -> Sample:
+        """Image and mask, both stretched to the grid; mask pixels are set where the lesion fills half."""
+        height, width = grid.size
         levels = Image.fromarray(_mask_of(case) * np.uint8(255))
         resized = np.asarray(levels.resize((width, height), Image.Resampling.BILINEAR))
         mask = torch.from_numpy((resized >= 128).astype(np.uint8))[None]
-        return Sample(self.load_image(case, image_size), mask)
+        return Sample(self.load_image(case, grid), mask)
 
     def reference(self, case: Case) -> Reference:
         """The mask as it was drawn, (1, height, width), with a spacing of one pixel."""
@@ -76,8 +77,11 @@ class SkinLesion(Task):
             image, mask = image.flip(-1), mask.flip(-1)
         return Sample(image.contiguous(), mask.contiguous())
 
-    def predict(self, model: nn.Module, image: Tensor, *, size: Sequence[int] | None = None) -> Tensor:
+    def predict(
+        self, model: nn.Module, image: Tensor, grid: Grid, *, size: Sequence[int] | None = None
+    ) -> Tensor:
         """Segment one image; probabilities are interpolated bilinearly to `size` and thresholded at 1/2."""
+        del grid  # the image is loaded at its size
         with torch.inference_mode():
             probability = torch.sigmoid(model(image[None]).float())
             if size is not None and tuple(size) != tuple(probability.shape[2:]):

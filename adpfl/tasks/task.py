@@ -1,4 +1,4 @@
-"""What a segmentation task is: its files, its samples, its loss and its scores.
+"""What a task is: its files, its samples, its loss and its scores.
 
 A task holds no state and does no training. Other packages add tasks by registering a subclass under the entry
 point group `adpfl.tasks` (see `adpfl.tasks.registry`).
@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from adpfl.data.case import Case
+from adpfl.data.grid import Grid
 from adpfl.evaluation.metrics import StructureScore
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One case as the network sees it.
+    """One case after preprocessing, whole or cropped to what the network sees.
 
     Attributes:
-        image: float32 (channels, *image_size), normalised.
-        mask: uint8 in {0, 1}, (structures, *image_size).
+        image: float32 (channels, *S), normalised.
+        mask: uint8 in {0, 1}, (structures, *S); in a crop of a classification task the answer instead,
+            (structures,).
     """
 
     image: Tensor
@@ -44,16 +46,21 @@ class Reference:
 
 
 class Task(ABC):
-    """A segmentation problem. Subclasses are stateless and take no constructor arguments."""
+    """A learning problem. Subclasses are stateless and take no constructor arguments.
+
+    Volumes have the axis order (slices, rows, columns) in the fixed orientation of `adpfl.data.volumes`.
+    """
 
     name: ClassVar[str]
     """As plans name it: lower case letters, digits, `_` and `-`."""
+    kind: ClassVar[Literal["segmentation", "classification"]] = "segmentation"
+    """Whether the network answers with a mask, or with a probability for each structure."""
     spatial_dims: ClassVar[Literal[2, 3]]
     in_channels: ClassVar[int]
     structures: ClassVar[tuple[str, ...]]
-    """What is segmented; one output channel each. Structures may overlap."""
+    """What is looked for; one output channel each. Structures may overlap."""
     distance_unit: ClassVar[Literal["mm", "px"]]
-    """Unit of HD95 and of `Reference.spacing`."""
+    """Unit of distances and of `Reference.spacing`."""
 
     @abstractmethod
     def read(self, folder: Path, *, with_masks: bool = True) -> list[Case]:
@@ -70,20 +77,42 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def load_image(self, case: Case, image_size: Sequence[int]) -> Tensor:
-        """The case's image as float32 (channels, *image_size), normalised.
+    def load_image(self, case: Case, grid: Grid) -> Tensor:
+        """The whole image as float32 (channels, *S), normalised: what `predict` takes.
+
+        Photographs are resized to `grid.size`, so that S is that size. Volumes are resampled to the grid's
+        spacing and keep their extent.
 
         Raises:
             DataError: the image cannot be read.
         """
 
     @abstractmethod
-    def load(self, case: Case, image_size: Sequence[int]) -> Sample:
-        """The case's image and mask at the network's size.
+    def load(self, case: Case, grid: Grid) -> Sample:
+        """The whole image and its mask, preprocessed as `load_image` does: what `crop` takes.
 
         Raises:
             DataError: a file cannot be read, or the case has no mask.
         """
+
+    def crop(self, sample: Sample, grid: Grid, generator: torch.Generator) -> Sample:
+        """What one training step sees of a loaded sample.
+
+        Args:
+            sample: as `load` gives it; it is not changed.
+            grid: the one it was loaded for.
+            generator: every draw comes from it.
+
+        Returns:
+            An image (channels, *grid.size) and a mask of `target_shape`. The whole sample, unless a task says
+            otherwise.
+        """
+        del grid, generator
+        return sample
+
+    def target_shape(self, grid: Grid) -> tuple[int, ...]:
+        """Shape of a crop's mask: (structures, *grid.size), unless a task says otherwise."""
+        return (len(self.structures), *grid.size)
 
     @abstractmethod
     def reference(self, case: Case) -> Reference:
@@ -108,17 +137,20 @@ class Task(ABC):
 
     @abstractmethod
     def augment(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """A random variant of the sample with the same shapes; every draw comes from `generator`."""
+        """A random variant of a crop with the same shapes; every draw comes from `generator`."""
 
     @abstractmethod
-    def predict(self, model: nn.Module, image: Tensor, *, size: Sequence[int] | None = None) -> Tensor:
-        """Segment one image.
+    def predict(
+        self, model: nn.Module, image: Tensor, grid: Grid, *, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Segment one whole image; volumes in windows of `grid.size`.
 
         The caller has put the model into evaluation mode.
 
         Args:
             model: maps (1, channels, *S) to logits (1, structures, *S).
             image: float32 (channels, *S), as `load_image` gives it.
+            grid: the one it was loaded for.
             size: spatial size of the answer; probabilities are interpolated to it before they are
                 thresholded. None keeps the image's own. Pass the reference's size to score, the original
                 image's to write masks.
@@ -131,7 +163,7 @@ class Task(ABC):
     def score(
         self, prediction: Tensor, reference: Tensor, spacing: Sequence[float] | None = None
     ) -> tuple[StructureScore, ...]:
-        """Dice and HD95 of each structure.
+        """Dice, surface Dice and surface distances of each structure.
 
         Args:
             prediction: (structures, *S) in {0, 1}.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adpfl.data.case import Case
+from adpfl.data.grid import Grid
 from adpfl.evaluation.metrics import StructureScore, score_structures
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.networks import build
@@ -36,13 +37,13 @@ class BlobTask(Task):
     def read(self, folder: Path, *, with_masks: bool = True) -> list[Case]:
         raise NotImplementedError
 
-    def load_image(self, case: Case, image_size: Sequence[int]) -> Tensor:
-        return self.load(case, image_size).image
+    def load_image(self, case: Case, grid: Grid) -> Tensor:
+        return self.load(case, grid).image
 
-    def load(self, case: Case, image_size: Sequence[int]) -> Sample:
+    def load(self, case: Case, grid: Grid) -> Sample:
         self.loaded.append(case.case)
         generator = torch.Generator().manual_seed(int(case.case.rpartition("-")[2]))
-        size = tuple(image_size) if not case.case.startswith("odd") else (8,) * len(image_size)
+        size = grid.size if not case.case.startswith("odd") else (8,) * len(grid.size)
         centre = torch.rand(len(size), generator=generator) * 0.4 + 0.3
         axes = torch.meshgrid(*(torch.linspace(0, 1, extent) for extent in size), indexing="ij")
         distance = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
@@ -53,7 +54,7 @@ class BlobTask(Task):
         return Sample(image, mask.to(torch.uint8))
 
     def reference(self, case: Case) -> Reference:
-        return Reference(self.load(case, (24, 24)).mask, (1.0, 1.0))
+        return Reference(self.load(case, Grid((24, 24))).mask, (1.0, 1.0))
 
     def loss(self, logits: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
         return dice_cross_entropy(logits, mask, present)
@@ -63,7 +64,10 @@ class BlobTask(Task):
             return Sample(sample.image.flip(-1), sample.mask.flip(-1))
         return sample
 
-    def predict(self, model: nn.Module, image: Tensor, *, size: Sequence[int] | None = None) -> Tensor:
+    def predict(
+        self, model: nn.Module, image: Tensor, grid: Grid, *, size: Sequence[int] | None = None
+    ) -> Tensor:
+        assert tuple(image.shape[1:]) == grid.size
         logits = model(image[None])
         resized = nn.functional.interpolate(logits, size=tuple(size or image.shape[1:]))
         return (resized[0] >= 0).to(torch.uint8)

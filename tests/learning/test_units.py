@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from adpfl.data.case import Case
+from adpfl.data.grid import Grid
 from adpfl.errors import DataError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.per_sample import UnitBatch
 from adpfl.learning.units import TrainingUnits
-from adpfl.tasks.task import Task
+from adpfl.tasks.task import Sample, Task
 
 CaseOf = Callable[[str, str], Case]
 PlanOf = Callable[..., RunPlan]
@@ -68,7 +69,7 @@ def test_units_may_be_records(blob_task: Task, case_of: CaseOf, plan_of: PlanOf)
 def test_draws_are_distinct_records_of_the_patient(blob_task: Task, case_of: CaseOf, plan_of: PlanOf) -> None:
     plan = plan_of(local={"records_per_unit": 2, "augment": False})
     units = TrainingUnits(cases(case_of), task=blob_task, plan=plan)
-    own = [blob_task.load(case_of(f"case-{20 + image}", "p2"), (16, 16)).image for image in range(4)]
+    own = [blob_task.load(case_of(f"case-{20 + image}", "p2"), Grid((16, 16))).image for image in range(4)]
     seen: set[int] = set()
     for step in range(12):
         drawn = batch(units, [2], step=step).images[0]
@@ -122,6 +123,28 @@ def test_samples_are_loaded_once_while_the_cache_has_room(
         units = TrainingUnits(cases(case_of), task=blob_task, plan=plan, cache_bytes=cache_bytes)
         assert equal(batch(units, [0, 1, 2]), batch(units, [0, 1, 2]))
         assert len(blob_task.loaded) == loads
+
+
+def test_a_step_sees_a_crop_of_the_cached_whole(
+    blob_task: Any, case_of: CaseOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole images of twice the grid; the crop is the corner that the public generator names."""
+    load = blob_task.load
+
+    def crop(sample: Sample, grid: Grid, generator: torch.Generator) -> Sample:
+        assert sample.image.shape == (1, 32, 32)
+        row, column = (torch.randint(0, 2, (2,), generator=generator) * 16).tolist()
+        window = (slice(None), slice(row, row + 16), slice(column, column + 16))
+        return Sample(sample.image[window], sample.mask[window])
+
+    monkeypatch.setattr(blob_task, "load", lambda case, _: load(case, Grid((32, 32))))
+    monkeypatch.setattr(blob_task, "crop", crop)
+    plan = plan_of(local={"augment": False})
+    units = TrainingUnits([case_of("case-1", "p")], task=blob_task, plan=plan)
+    first = batch(units, [0])
+    assert equal(batch(units, [0]), first)
+    assert len({batch(units, [0], step=step).images.numpy().tobytes() for step in range(40)}) == 4
+    assert blob_task.loaded == ["case-1"]
 
 
 def test_no_cases_is_refused(blob_task: Task, plan_of: PlanOf) -> None:

@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from adpfl.data.case import Case
+from adpfl.data.grid import Grid
 from adpfl.errors import DataError
 from adpfl.tasks.skin_lesion import SkinLesion
 from adpfl.tasks.task import Sample
 
 TASK = SkinLesion()
+GRID = Grid((32, 32))
 
 
 class _DarkIsLesion(nn.Module):
@@ -27,7 +29,7 @@ class _DarkIsLesion(nn.Module):
 
 
 def test_a_sample_is_normalised_and_binary(lesion_case: Case) -> None:
-    sample = TASK.load(lesion_case, (32, 48))
+    sample = TASK.load(lesion_case, Grid((32, 48)))
     assert sample.image.shape == (3, 32, 48)
     assert sample.image.dtype == torch.float32
     assert type(sample.image) is Tensor
@@ -39,7 +41,7 @@ def test_a_sample_is_normalised_and_binary(lesion_case: Case) -> None:
 
 
 def test_image_and_mask_stay_together_when_resized(lesion_case: Case) -> None:
-    sample = TASK.load(lesion_case, (80, 120))
+    sample = TASK.load(lesion_case, Grid((80, 120)))
     dark = sample.image.mean(dim=0) < 0
     disagreement = (dark != sample.mask[0].bool()).float().mean()
     assert disagreement < 0.02
@@ -48,7 +50,7 @@ def test_image_and_mask_stay_together_when_resized(lesion_case: Case) -> None:
 
 def test_an_image_of_one_colour_has_no_nan(lesion_case: Case) -> None:
     Image.new("RGB", (60, 40), (120, 120, 120)).save(lesion_case.image)
-    assert TASK.load(lesion_case, (16, 16)).image.isfinite().all()
+    assert TASK.load(lesion_case, Grid((16, 16))).image.isfinite().all()
 
 
 def test_the_reference_is_the_mask_as_drawn(lesion_case: Case) -> None:
@@ -60,8 +62,8 @@ def test_the_reference_is_the_mask_as_drawn(lesion_case: Case) -> None:
 
 def test_a_case_without_mask_loads_an_image_alone(lesion_case: Case) -> None:
     bare = replace(lesion_case, mask=None)
-    assert TASK.load_image(bare, (16, 16)).shape == (3, 16, 16)
-    for load in (lambda: TASK.load(bare, (16, 16)), lambda: TASK.reference(bare)):
+    assert TASK.load_image(bare, Grid((16, 16))).shape == (3, 16, 16)
+    for load in (lambda: TASK.load(bare, Grid((16, 16))), lambda: TASK.reference(bare)):
         with pytest.raises(DataError, match="ISIC_1 has no mask"):
             load()
 
@@ -84,7 +86,7 @@ def test_augmentation_visits_every_symmetry_evenly(size: tuple[int, int], views:
 
 
 def test_augmentation_follows_its_generator_and_leaves_the_sample_alone(lesion_case: Case) -> None:
-    sample = TASK.load(lesion_case, (16, 16))
+    sample = TASK.load(lesion_case, Grid((16, 16)))
     before = sample.image.clone()
     torch.manual_seed(0)
     first = [TASK.augment(sample, torch.Generator().manual_seed(seed)).image for seed in range(6)]
@@ -97,9 +99,9 @@ def test_augmentation_follows_its_generator_and_leaves_the_sample_alone(lesion_c
 
 
 def test_predictions_come_at_the_size_asked_for(lesion_case: Case) -> None:
-    image = TASK.load_image(lesion_case, (32, 32))
-    small = TASK.predict(_DarkIsLesion(), image)
-    large = TASK.predict(_DarkIsLesion(), image, size=TASK.original_size(lesion_case))
+    image = TASK.load_image(lesion_case, GRID)
+    small = TASK.predict(_DarkIsLesion(), image, GRID)
+    large = TASK.predict(_DarkIsLesion(), image, GRID, size=TASK.original_size(lesion_case))
     assert small.shape == (1, 32, 32)
     assert large.shape == (1, 40, 60)
     assert large.dtype == torch.uint8
@@ -108,7 +110,7 @@ def test_predictions_come_at_the_size_asked_for(lesion_case: Case) -> None:
 
 def test_a_right_prediction_scores_high_and_a_wrong_one_low(lesion_case: Case) -> None:
     reference = TASK.reference(lesion_case)
-    prediction = TASK.predict(_DarkIsLesion(), TASK.load_image(lesion_case, (32, 32)), size=(40, 60))
+    prediction = TASK.predict(_DarkIsLesion(), TASK.load_image(lesion_case, GRID), GRID, size=(40, 60))
     (score,) = TASK.score(prediction, reference.mask, reference.spacing)
     assert score.structure == "lesion"
     assert score.dice > 0.9  # an outline one pixel inside all around has 0.89
@@ -137,7 +139,7 @@ def test_an_overlay_is_a_png_of_the_image(lesion_case: Case, tmp_path: Path) -> 
 def test_a_file_that_vanished_is_named(lesion_case: Case) -> None:
     lesion_case.image.unlink()
     with pytest.raises(DataError, match=r"ISIC_1\.png does not exist"):
-        TASK.load(lesion_case, (16, 16))
+        TASK.load(lesion_case, Grid((16, 16)))
 
 
 @pytest.mark.real_data
@@ -148,7 +150,7 @@ def test_real_images_load_and_their_lesions_are_darker() -> None:
     cases = TASK.read(Path(root) / "isic2017")
     darker = []
     for case in cases:
-        sample = TASK.load(case, (64, 64))
+        sample = TASK.load(case, Grid((64, 64)))
         inside = sample.mask[0].bool()
         assert inside.any()
         darker.append(bool(sample.image[1][inside].mean() < sample.image[1][~inside].mean()))
