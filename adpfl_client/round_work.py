@@ -12,6 +12,7 @@ import structlog
 from torch import Tensor
 
 from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
@@ -59,6 +60,7 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
             run.recorder.note("update_resent", round_number=task.round, detail="the same bytes as before")
         else:
             heartbeat.activity(SiteActivity.FETCHING)
+            _check_start(run.plan, task)
             base = fetch_model(site, run, task.round - 1, task.base_digest)
             update = _train(site, run, key, base, heartbeat)
             if update is None:
@@ -66,6 +68,20 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
         heartbeat.activity(SiteActivity.PUSHING)
         _send(site, run, update)
     return True
+
+
+def _check_start(plan: RunPlan, task: NextTaskResponse) -> None:
+    """The first round of a warm start must start from the very weights that the site approved.
+
+    Raises:
+        ModelMismatchError: it starts from others.
+    """
+    expected = None if plan.warm_start is None else plan.warm_start.model_digest
+    if task.round == 1 and expected not in (None, task.base_digest):
+        raise ModelMismatchError(
+            f"round 1 of run {plan.run} starts from model {str(task.base_digest)[:12]}; "
+            f"the plan's warm_start.model_digest is {str(expected)[:12]}"
+        )
 
 
 def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> StoredModel:

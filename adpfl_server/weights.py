@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from adpfl.errors import IntegrityError, ModelMismatchError
+from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError
 from adpfl.federated.aggregation import is_finite
 from adpfl.federated.run_plan import RunPlan
 from adpfl.security.private_files import sync_folder
@@ -18,8 +18,10 @@ from adpfl.wire.safetensors_file import (
     header_bytes,
     model_description,
     read_header,
+    read_warm_start,
 )
 from adpfl_server.blobs import BlobFolder
+from adpfl_server.config import RunEntry
 
 __all__ = [
     "METADATA_KEY",
@@ -27,6 +29,7 @@ __all__ = [
     "check_description",
     "export_weights",
     "import_weights",
+    "plan_of",
     "read_header",
 ]
 
@@ -52,6 +55,31 @@ def check_description(path: Path, header: WeightsHeader, plan: RunPlan) -> None:
     for key, value in expected.items():
         if found.get(key) != value:
             raise ModelMismatchError(f"{path}: its {key} is {found.get(key)!r}; run {plan.run} has {value!r}")
+
+
+def plan_of(entry: RunEntry) -> RunPlan:
+    """The plan that sites are offered: with what its initial weights are, where the entry names a file.
+
+    Raises:
+        ConfigError: the entry itself says another thing of the file.
+        IntegrityError: the file is absent or damaged.
+        ModelMismatchError: its weights are of another task or network.
+    """
+    if entry.initial_model is None:
+        if entry.warm_start is not None:
+            raise ConfigError(
+                f"warm_start of run {entry.run} needs initial_model, the file that it describes"
+            )
+        return entry.plan
+    header = read_header(entry.initial_model)
+    check_description(entry.initial_model, header, entry.plan)
+    found = read_warm_start(entry.initial_model)
+    if entry.warm_start not in (None, found):
+        raise ConfigError(
+            f"warm_start of run {entry.run} describes another file than {entry.initial_model}, whose "
+            f"model_digest is {found.model_digest}; leave warm_start out, and it is read from the file"
+        )
+    return entry.plan.model_copy(update={"warm_start": found})
 
 
 def import_weights(path: Path, blobs: BlobFolder) -> Manifest:

@@ -12,6 +12,8 @@ from adpfl.errors import ConfigError
 from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
 from adpfl.experiment.audit_command import audit
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
+from adpfl.experiment.pretrain_command import EXAMPLE as PRETRAIN_EXAMPLE
+from adpfl.experiment.pretrain_command import pretrain
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -172,6 +174,7 @@ def kernels(
 
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
+app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
 
 

@@ -8,11 +8,13 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.data.grid import Grid
+from adpfl.federated.warm_start import WarmStart
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
 
 _LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
     (("spacing_mm",), None),
+    (("warm_start",), None),
     (("local", "augmentations_per_record"), 1),
 )
 """Path and default of each key that the first plans did not have."""
@@ -68,6 +70,8 @@ class RunPlan(FrozenModel):
     privacy: PrivacyPlan
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Governs initialisation and augmentation only; never noise, never sampling."""
+    warm_start: WarmStart | None = None
+    """Trained weights to start from; None starts from random ones that `seed` gives."""
 
     @property
     def arm(self) -> Literal["fl", "dp-fl", "adp-fl", "rigorous"]:
