@@ -22,6 +22,8 @@ class Case:
             say.
         patient_is: what `patient` tells apart. Where it is not a patient, splits keep only a lesion or an
             image together, and privacy protects no more than that.
+        labels: the convention that the mask's labels follow, as "kits23" or "brats2021"; None where a mask
+            holds foreground and background alone.
     """
 
     case: str
@@ -30,3 +32,4 @@ class Case:
     mask: Path | None
     source: str | None = None
     patient_is: PatientBasis = "patient"
+    labels: str | None = None

@@ -21,7 +21,6 @@ from adpfl.data.grid import Grid
 from adpfl.data.images import read_mask, read_rgb, read_size, write_mask
 from adpfl.data.skin_layouts import read_skin_folder
 from adpfl.errors import DataError
-from adpfl.evaluation.metrics import StructureScore, score_structures
 from adpfl.evaluation.overlays import write_overlay
 from adpfl.tasks.losses import dice_cross_entropy
 from adpfl.tasks.task import Reference, Sample, Task
@@ -37,6 +36,8 @@ class SkinLesion(Task):
     in_channels: ClassVar[int] = 3
     structures: ClassVar[tuple[str, ...]] = ("lesion",)
     distance_unit: ClassVar[Literal["mm", "px"]] = "px"
+    surface_tolerances: ClassVar[tuple[float, ...]] = (3.0,)
+    """No challenge states one: half a per cent of the width of HAM10000's images, which are 600 wide."""
 
     def read(self, folder: Path, *, with_masks: bool = True) -> list[Case]:
         """Every case of an ISIC 2017, ISIC 2018 or HAM10000 folder; see `adpfl.data.skin_layouts`."""
@@ -87,12 +88,6 @@ class SkinLesion(Task):
             if size is not None and tuple(size) != tuple(probability.shape[2:]):
                 probability = functional.interpolate(probability, size=tuple(size), mode="bilinear")
             return (probability[0] >= 0.5).to(torch.uint8)
-
-    def score(
-        self, prediction: Tensor, reference: Tensor, spacing: Sequence[float] | None = None
-    ) -> tuple[StructureScore, ...]:
-        """Dice and HD95 of the lesion; see `adpfl.evaluation.metrics` for empty masks."""
-        return score_structures(prediction, reference, self.structures, spacing)
 
     def original_size(self, case: Case) -> tuple[int, ...]:
         """(height, width) of the photograph on disk."""

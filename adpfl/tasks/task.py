@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adpfl.data.case import Case
 from adpfl.data.grid import Grid
-from adpfl.evaluation.metrics import StructureScore
+from adpfl.evaluation.metrics import StructureScore, score_structures
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Task(ABC):
     """What is looked for; one output channel each. Structures may overlap."""
     distance_unit: ClassVar[Literal["mm", "px"]]
     """Unit of distances and of `Reference.spacing`."""
+    surface_tolerances: ClassVar[tuple[float, ...]]
+    """Of the surface Dice, one a structure, in `distance_unit`."""
 
     @abstractmethod
     def read(self, folder: Path, *, with_masks: bool = True) -> list[Case]:
@@ -159,17 +161,19 @@ class Task(ABC):
             uint8 in {0, 1}, (structures, *size).
         """
 
-    @abstractmethod
     def score(
         self, prediction: Tensor, reference: Tensor, spacing: Sequence[float] | None = None
     ) -> tuple[StructureScore, ...]:
-        """Dice, surface Dice and surface distances of each structure.
+        """Dice, surface Dice and surface distances of each structure; see `adpfl.evaluation.metrics`.
 
         Args:
             prediction: (structures, *S) in {0, 1}.
             reference: (structures, *S) in {0, 1}, of the prediction's shape.
             spacing: of the reference, in `distance_unit`; None means 1 along each axis.
         """
+        return score_structures(
+            prediction, reference, self.structures, spacing, tolerances=self.surface_tolerances
+        )
 
     @abstractmethod
     def original_size(self, case: Case) -> tuple[int, ...]:

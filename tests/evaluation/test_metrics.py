@@ -1,13 +1,18 @@
-"""Dice and HD95 against figures worked out by hand, and the empty cases."""
+"""Scores against figures worked out by hand and against MONAI's own, and the empty cases."""
 
 import math
 import warnings
 
 import pytest
 import torch
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_hausdorff_distance,
+    compute_surface_dice,
+)
 from torch import Tensor
 
-from adpfl.evaluation.metrics import dice, hd95, score_structures
+from adpfl.evaluation.metrics import StructureScore, assd, dice, hd95, score_structures, surface_dice
 
 EMPTY = torch.zeros(20, 20, dtype=torch.uint8)
 
@@ -65,6 +70,50 @@ def test_hd95_forgives_a_speck_and_not_a_miss() -> None:
     assert hd95(far, square) == pytest.approx(20.0)
 
 
+def test_assd_of_a_shifted_square_by_hand() -> None:
+    """Side 2 moved by 1: each outline has 4 pixels, of which 2 lie on the other one and 2 lie 1 away."""
+    assert assd(_square(5, 5, 2), _square(5, 6, 2)) == pytest.approx(0.5)
+    assert assd(_square(5, 5, 2), _square(5, 6, 2), (1.0, 3.0)) == pytest.approx(1.5)
+    assert assd(_square(5, 5, 3), _square(5, 5, 3)) == 0.0
+
+
+def test_surface_dice_of_a_shifted_square_by_hand() -> None:
+    """Outlines run through the corners of pixels, where each piece is one long, or c at a corner.
+
+    A square of side 6 has 5 pieces a side and 4 corners: 20 + 4c. Moved by one column, its top and its bottom
+    keep 5 pieces and a corner each: (10 + 2c) / (20 + 4c).
+    """
+    assert surface_dice(_square(5, 4, 6), _square(5, 5, 6), 0.0) == pytest.approx(0.5)
+    assert surface_dice(_square(5, 4, 6), _square(5, 5, 6), 1.0) == 1.0
+    assert surface_dice(_square(5, 4, 6), _square(5, 5, 6), 1.0, (1.0, 2.0)) < 1.0
+    assert surface_dice(_square(0, 0, 3), _square(15, 15, 3), 2.0) == 0.0
+
+
+def test_a_negative_tolerance_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tolerance is -1.0; must be >= 0"):
+        surface_dice(EMPTY, EMPTY, -1.0)
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (14, 16, 12)])
+def test_scores_are_those_of_the_library_whatever_is_cropped(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spacing = [2.0, 0.7, 1.2][: len(shape)]
+    prediction, reference = torch.zeros(2, *shape, dtype=torch.bool)
+    inside = tuple(slice(3, -4) for _ in shape)
+    for mask, share in ((prediction, 0.7), (reference, 0.5)):
+        mask[inside] = torch.rand(mask[inside].shape, generator=generator) < share
+    prediction[(0,) * len(shape)] = True  # a corner of the frame
+    pair = (prediction[None, None], reference[None, None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        percentile = compute_hausdorff_distance(*pair, True, percentile=95, spacing=spacing)
+        average = compute_average_surface_distance(*pair, True, symmetric=True, spacing=spacing)
+        share = compute_surface_dice(*pair, [1.0], True, spacing=spacing, use_subvoxels=True)
+    assert hd95(prediction, reference, spacing) == pytest.approx(percentile.item(), rel=1e-5)
+    assert assd(prediction, reference, spacing) == pytest.approx(average.item(), rel=1e-5)
+    assert surface_dice(prediction, reference, 1.0, spacing) == pytest.approx(share.item(), rel=1e-5)
+
+
 def test_masks_in_three_dimensions() -> None:
     cube = torch.zeros(12, 12, 12)
     cube[2:7, 2:7, 2:7] = 1
@@ -73,9 +122,11 @@ def test_masks_in_three_dimensions() -> None:
 
 def test_both_empty_is_perfect_and_one_empty_a_miss() -> None:
     square = _square(2, 2, 6)
-    assert (dice(EMPTY, EMPTY), hd95(EMPTY, EMPTY)) == (1.0, None)
-    assert (dice(square, EMPTY), hd95(square, EMPTY)) == (0.0, None)
-    assert (dice(EMPTY, square), hd95(EMPTY, square)) == (0.0, None)
+    for predicted, referred, overlap in ((EMPTY, EMPTY, 1.0), (square, EMPTY, 0.0), (EMPTY, square, 0.0)):
+        assert dice(predicted, referred) == overlap
+        assert surface_dice(predicted, referred, 5.0) == overlap
+        assert hd95(predicted, referred) is None
+        assert assd(predicted, referred) is None
 
 
 def test_a_mask_that_fills_the_frame_has_a_boundary() -> None:
@@ -94,19 +145,30 @@ def test_shapes_and_spacing_must_agree() -> None:
 def test_structures_are_scored_in_order() -> None:
     prediction = torch.stack([_square(2, 2, 6), EMPTY])
     reference = torch.stack([_square(2, 2, 6), _square(3, 3, 3)])
-    whole, core = score_structures(prediction, reference, ("whole", "core"))
-    assert (whole.structure, whole.dice, whole.hd95) == ("whole", 1.0, 0.0)
-    assert (core.structure, core.dice, core.hd95) == ("core", 0.0, None)
+    whole, core = score_structures(prediction, reference, ("whole", "core"), tolerances=(1.0, 1.0))
+    assert whole == StructureScore("whole", dice=1.0, hd95=0.0, assd=0.0, surface_dice=1.0)
+    assert core == StructureScore("core", dice=0.0, hd95=None, assd=None, surface_dice=0.0)
+
+
+def test_each_structure_has_its_own_tolerance() -> None:
+    both = torch.stack([_square(5, 4, 6)] * 2)
+    moved = torch.stack([_square(5, 5, 6)] * 2)
+    strict, lenient = score_structures(moved, both, ("a", "b"), tolerances=(0.0, 2.0))
+    assert strict.surface_dice == pytest.approx(0.5)
+    assert lenient.surface_dice == 1.0
 
 
 def test_structures_and_channels_must_agree() -> None:
-    with pytest.raises(ValueError, match="prediction has 2 channels; must have 1"):
-        score_structures(torch.ones(2, 4, 4), torch.ones(2, 4, 4), ("lesion",))
+    with pytest.raises(ValueError, match="prediction has 2 channels and tolerances 1 entries; must have 1"):
+        score_structures(torch.ones(2, 4, 4), torch.ones(2, 4, 4), ("lesion",), tolerances=(1.0,))
+    with pytest.raises(ValueError, match="tolerances 2 entries"):
+        score_structures(torch.ones(1, 4, 4), torch.ones(1, 4, 4), ("lesion",), tolerances=(1.0, 2.0))
     with pytest.raises(ValueError, match="prediction is"):
-        score_structures(torch.ones(1, 4, 4), torch.ones(1, 5, 4), ("lesion",))
+        score_structures(torch.ones(1, 4, 4), torch.ones(1, 5, 4), ("lesion",), tolerances=(1.0,))
 
 
 def test_nobody_is_warned_of_what_they_cannot_change() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hd95(_square(5, 4, 6), _square(5, 7, 6))
+        surface_dice(_square(5, 4, 6), _square(5, 7, 6), 1.0)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from adpfl.data.case import Case
 from adpfl.data.grid import Grid
-from adpfl.evaluation.metrics import StructureScore, score_structures
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.networks import build
 from adpfl.learning.per_sample import UnitBatch
@@ -30,6 +29,7 @@ class BlobTask(Task):
     in_channels = 1
     structures = ("blob",)
     distance_unit = "px"
+    surface_tolerances = (1.0,)
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
@@ -71,11 +71,6 @@ class BlobTask(Task):
         logits = model(image[None])
         resized = nn.functional.interpolate(logits, size=tuple(size or image.shape[1:]))
         return (resized[0] >= 0).to(torch.uint8)
-
-    def score(
-        self, prediction: Tensor, reference: Tensor, spacing: Sequence[float] | None = None
-    ) -> tuple[StructureScore, ...]:
-        return score_structures(prediction, reference, self.structures, spacing)
 
     def original_size(self, case: Case) -> tuple[int, ...]:
         return tuple(self.reference(case).mask.shape[1:])

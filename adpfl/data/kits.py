@@ -1,0 +1,119 @@
+"""The folders of the KiTS challenges of 2019, 2021 and 2023: kidneys, tumours and cysts in abdominal CT.
+
+All have `case_XXXXX/imaging.nii.gz`. The mask is `segmentation.nii.gz` in 2019 and 2023 and
+`aggregated_MAJ_seg.nii.gz`, the majority of three annotations, in 2021. Stored axes are (slices, rows,
+columns), pointing I, P, L.
+
+| convention | 1 | 2 | 3 | told by |
+| --- | --- | --- | --- | --- |
+| `kits19` | kidney, with its cysts | tumour | | `kits.json` beside it |
+| `kits21` | kidney | tumour | cyst | `aggregated_MAJ_seg.nii.gz` |
+| `kits23` | kidney | tumour | cyst | `instances/` in a case, `kits23.json` beside it, a number over 299 |
+
+A folder that tells nothing is read as `kits23`, whose labels include those of 2019. One case is one patient.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adpfl.data.case import Case
+from adpfl.data.case_years import common_convention, strangers
+from adpfl.data.geometry import check_geometry
+from adpfl.data.labels import structures_of
+from adpfl.data.volumes import Volume, read_volume
+from adpfl.errors import DataError
+
+IMAGE: Final = "imaging.nii.gz"
+MASK: Final = "segmentation.nii.gz"
+MASK_2021: Final = "aggregated_MAJ_seg.nii.gz"
+
+_CASE = re.compile(r"case_([0-9A-Za-z][\w-]*)")
+_TEST_2019 = range(210, 300)
+"""Cases whose masks the challenge of 2019 kept to itself."""
+
+
+def is_kits(folder: Path) -> bool:
+    """Whether the folder holds at least one case of KiTS."""
+    return any(_case_folders(folder))
+
+
+def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
+    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+
+    The test cases of 2019, which have no masks, are passed over where masks are wanted.
+    """
+    places = _case_folders(folder)
+    told = {place.name: _convention(place) for place in places}
+    common = common_convention(told, otherwise="kits23")
+    problems = strangers(told, common)
+    cases: list[Case] = []
+    for place in places:
+        convention = told[place.name] or common
+        if with_masks and _is_test_case(place, convention):
+            continue
+        names = [IMAGE, mask_name(convention)] if with_masks else [IMAGE]
+        wrong = [f"{place.name} has no {name}" for name in names if not (place / name).is_file()]
+        wrong = wrong or check_geometry(place.name, [place / name for name in names])
+        problems += wrong
+        if not wrong:
+            mask = place / mask_name(convention) if with_masks else None
+            cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
+    return cases, problems
+
+
+def mask_name(convention: str) -> str:
+    """The file of the mask in a case's folder."""
+    return MASK_2021 if convention == "kits21" else MASK
+
+
+def kidney_structures(labels: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
+    """Labels (slices, rows, columns) as `labels.KIDNEY_STRUCTURES`, first axis, each in {0, 1}.
+
+    In masks of 2019 masses and tumour are the same: cysts were drawn as kidney.
+
+    Raises:
+        DataError: the convention is unknown, or the mask holds a label that it does not have.
+    """
+    return structures_of(labels, convention)
+
+
+def read_kidney_image(case: Case) -> Volume:
+    """The CT in Hounsfield units, float32 (slices, rows, columns).
+
+    Raises:
+        DataError: the file cannot be read or has other than three dimensions.
+    """
+    volume = read_volume(case.image)
+    if volume.array.ndim != 3:
+        raise DataError(f"{case.case}: {case.image.name} has {volume.array.ndim} dimensions; must have 3")
+    return volume
+
+
+def _case_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _CASE.fullmatch(path.name) and path.is_dir())
+
+
+def _convention(place: Path) -> str | None:
+    """What a case's folder, or a table beside it, tells of its year."""
+    number = place.name.removeprefix("case_")
+    if (place / MASK_2021).exists():
+        return "kits21"
+    if (place / "instances").is_dir() or (place.parent / "kits23.json").exists():
+        return "kits23"
+    if number.isdecimal() and int(number) >= _TEST_2019.stop:
+        return "kits23"
+    return "kits19" if (place.parent / "kits.json").exists() else None
+
+
+def _is_test_case(place: Path, convention: str) -> bool:
+    number = place.name.removeprefix("case_")
+    return (
+        convention == "kits19"
+        and number.isdecimal()
+        and int(number) in _TEST_2019
+        and not (place / MASK).exists()
+    )
