@@ -1,4 +1,4 @@
-"""`adpfl pretrain`: a file that a server takes and that says what it was trained on; no real image unstated."""
+"""`adpfl pretrain`: a file that a server takes, that says what trained it; real images only by statement."""
 
 from pathlib import Path
 
@@ -75,9 +75,7 @@ def test_the_same_options_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_real_images_need_a_persons_statement(tmp_path: Path, real_folder: Path) -> None:
     path = tmp_path / "warm.safetensors"
-    with pytest.raises(
-        ConfigError, match="with 10 images that adpfl did not generate; .* needs --public-data"
-    ):
+    with pytest.raises(ConfigError, match=r"10 images that adpfl did not generate; .* needs --public-data"):
         run("--output", str(path), "--data", str(real_folder))
     assert not path.exists()
     run("--output", str(path), "--data", str(real_folder), "--public-data", STATEMENT)
