@@ -84,8 +84,12 @@ def _check_start(plan: RunPlan, task: NextTaskResponse) -> None:
         )
 
 
-def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> StoredModel:
+def fetch_model(
+    site: Site, run: LocalRun, round_number: int, digest: str, *, averaged: bool = False
+) -> StoredModel:
     """The global model after a round, from the store or from the server.
+
+    `averaged` says that it is the average of the models up to that round, for the file that keeps it.
 
     Names and shapes are checked before a byte is kept.
 
@@ -100,7 +104,7 @@ def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> St
     incoming = site.models.receive(run.name, manifest)
     site.connection.fetch(run.name, incoming)
     log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
-    return site.models.finish(incoming, run.plan, round_number)
+    return site.models.finish(incoming, run.plan, round_number, averaged=averaged)
 
 
 def _check_tensors(manifest: Manifest, layout: Sequence[TensorLayout]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from adpfl.errors import StateError
 from adpfl.federated.coordinator import judge, step
+from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import (
-    AggregationDone,
     Event,
     ServerRestarted,
     Transition,
@@ -63,7 +63,7 @@ class RunBook:
         run: str,
         event: Event,
         also: Callable[[sqlite3.Connection], None] | None = None,
-        result: Manifest | None = None,
+        result: RoundModels | None = None,
     ) -> Transition:
         """Let an event happen: state, records and the rows that `also` writes are stored together."""
         before = self.states[run]
@@ -75,11 +75,11 @@ class RunBook:
         self._on_transition(run, moved)
         return moved
 
-    def close_round(self, run: str, round_number: int, result: Manifest) -> bool:
+    def close_round(self, run: str, round_number: int, result: RoundModels) -> bool:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
-        if self.store.missing(result):
+        if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
-        moved = self.advance(run, AggregationDone(round_number, result.digest), result=result)
+        moved = self.advance(run, result.done(round_number), result=result)
         self.store.drop_past(run, moved.state.rounds_closed)
         return True
 

@@ -103,7 +103,13 @@ def import_weights(path: Path, blobs: BlobFolder) -> Manifest:
 
 
 def export_weights(
-    path: Path, manifest: Manifest, blobs: BlobFolder, *, plan: RunPlan, round_number: int
+    path: Path,
+    manifest: Manifest,
+    blobs: BlobFolder,
+    *,
+    plan: RunPlan,
+    round_number: int,
+    averaged: bool = False,
 ) -> None:
     """Write a stored model as a safetensors file: whole under its name, or not at all.
 
@@ -118,7 +124,8 @@ def export_weights(
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)
-            file.write(header_bytes(manifest, model_description(manifest, plan, round_number=round_number)))
+            description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
+            file.write(header_bytes(manifest, description))
             for digest in manifest.chunk_digests:
                 file.write(blobs.get(digest))
             file.flush()

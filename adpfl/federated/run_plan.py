@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.data.grid import Grid
+from adpfl.federated.averaging import Averaging, TailAveraging
 from adpfl.federated.warm_start import WarmStart
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
@@ -16,6 +17,7 @@ _LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
     (("spacing_mm",), None),
     (("warm_start",), None),
     (("local", "augmentations_per_record"), 1),
+    (("aggregation", "averaging"), None),
 )
 """Path and default of each key that the first plans did not have."""
 
@@ -45,6 +47,8 @@ class AggregationPlan(FrozenModel):
     strategy: Literal["fedavg"] = "fedavg"
     weights: Literal["uniform", "patients"] = "uniform"
     """`patients`: each site counts by its declared, public number of training patients."""
+    averaging: Averaging | None = None
+    """What a run publishes: an average of its global models over the rounds; None publishes the last one."""
 
 
 class RunPlan(FrozenModel):
@@ -93,6 +97,15 @@ class RunPlan(FrozenModel):
             raise ValueError(
                 f"spacing_mm is {list(self.spacing_mm)}; must be absent where image_size has "
                 f"{len(self.image_size)} entries: only volumes have a spacing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tail_of_this_run(self) -> "RunPlan":
+        averaging = self.aggregation.averaging
+        if isinstance(averaging, TailAveraging) and averaging.rounds > self.rounds:
+            raise ValueError(
+                f"aggregation.averaging.rounds is {averaging.rounds}; must be at most rounds, {self.rounds}"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Per-unit gradients averaged over several augmented views of the same records.
 
 A view is one augmentation (and crop) of every record that a step drew. Averaging a unit's gradients over its
-views BEFORE the clip makes the views more records of the unit (De et al. 2022, section 3.4, "augmentation
+views BEFORE the clip makes the views more records of the unit (De et al. 2022, "augmentation
 multiplicity"): the unit is clipped once and still contributes at most C, so noise and accounting stay as they
 are, and the gradient that is clipped varies less from step to step.
 """

@@ -104,9 +104,19 @@ def read_warm_start(path: Path) -> WarmStart:
     return warm_start_of(read_manifest(path, header).digest, header.description)
 
 
-def model_description(manifest: Manifest, plan: RunPlan, *, round_number: int) -> dict[str, Any]:
-    """What adpfl writes about a global model: enough to use the file without the run that made it."""
+def model_description(
+    manifest: Manifest, plan: RunPlan, *, round_number: int, averaged: bool = False
+) -> dict[str, Any]:
+    """What adpfl writes about a global model: enough to use the file without the run that made it.
+
+    Args:
+        manifest: the model's.
+        plan: of the run that made it.
+        round_number: whose result it is; 0 is the initial model.
+        averaged: whether it is the average of the models up to that round, and not the last of them.
+    """
     return {
+        "averaged": averaged,
         "chunk_size": manifest.chunk_size,
         "object_digest": manifest.digest,
         "plan": plan.model_dump(mode="json"),

@@ -72,7 +72,10 @@ def test_a_plan_older_than_every_later_key_keeps_its_canonical_json() -> None:
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("local", "augmentations_per_record", 4)],
+    [
+        ("local", "augmentations_per_record", 4),
+        ("aggregation", "averaging", {"method": "ema", "decay": 0.5}),
+    ],
 )
 def test_a_later_key_that_is_set_is_part_of_the_plan(section: str, key: str, value: object) -> None:
     first = json.loads(FIRST_CANONICAL_JSON)
