@@ -11,6 +11,7 @@ from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
 from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
 from adpfl.experiment.audit_command import audit
+from adpfl.experiment.comparison.command import COMPARE_EXAMPLE, SWEEP_EXAMPLE, compare, sweep
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
 from adpfl.experiment.pretrain_command import EXAMPLE as PRETRAIN_EXAMPLE
 from adpfl.experiment.pretrain_command import pretrain
@@ -172,6 +173,8 @@ def kernels(
     typer.echo(json.dumps({"backend": backend}) if as_json else f"active backend: {backend}")
 
 
+app.command(short_help="Run the arms against each other, and report.", epilog=COMPARE_EXAMPLE)(compare)
+app.command(short_help="Run curves over clip norms, percentiles and budgets.", epilog=SWEEP_EXAMPLE)(sweep)
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
 app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)

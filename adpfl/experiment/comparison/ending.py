@@ -1,0 +1,112 @@
+"""What a comparison says when it ends: each arm's Dice with both epsilons, the overhead, what went wrong."""
+
+import json
+import statistics
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from adpfl.experiment.comparison.folder import Comparison
+from adpfl.experiment.comparison.plan import CellPlan
+from adpfl.experiment.comparison.workers import Outcome
+from adpfl.experiment.report.data_words import SYNTHETIC
+from adpfl.experiment.report.record import JoinedRun
+from adpfl.experiment.report.words import number
+from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
+
+
+def mean_dice(run: JoinedRun) -> float:
+    """The final model's Dice: the mean over sites of their means over patients."""
+    return statistics.fmean(site.evaluations[-1].mean_dice for site in run.record.sites)
+
+
+def worst_guarantee(run: JoinedRun) -> Guarantee:
+    """The run's figure: the largest honest epsilon of its sites, whose patients are disjoint."""
+    return max(
+        (site.guarantee for site in run.record.sites),
+        key=lambda one: (one.epsilon, one.epsilon_if_fixed or 0.0),
+    )
+
+
+def overhead(comparison: Comparison) -> float:
+    """Coordination's share of the wall time of all cells that are over."""
+    total = sum(timing.total_seconds for timing in comparison.timings.values())
+    spent = sum(timing.coordination_seconds for timing in comparison.timings.values())
+    return spent / total if total else 0.0
+
+
+def print_ending(comparison: Comparison, outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print the figures, as a table on a terminal and as one JSON object elsewhere."""
+    if console.is_terminal:
+        _print_table(comparison, console)
+    else:
+        console.print(json.dumps(_document(comparison)), highlight=False, markup=False, soft_wrap=True)
+    for cell, reason in comparison.failed.items():
+        console.print(f"{cell} failed: {reason}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    for outcome in outcomes:
+        if outcome.status == "stopped":
+            console.print(f"{outcome.cell} did not end: {outcome.detail}", highlight=False, markup=False)
+
+
+def _document(comparison: Comparison) -> dict[str, object]:
+    groups = [
+        {
+            "group": cells[0].group,
+            "arm": cells[0].arm,
+            "value": cells[0].value,
+            "dice": [round(mean_dice(comparison.runs[cell.cell]), 4) for cell in cells],
+            "honest_epsilon": _figure(worst_guarantee(comparison.runs[cells[0].cell]).epsilon),
+            "nominal_epsilon": worst_guarantee(comparison.runs[cells[0].cell]).nominal_epsilon,
+        }
+        for cells in _rows(comparison)
+    ]
+    return {
+        "event": "ended",
+        "results": groups,
+        "failed": comparison.failed,
+        "unfinished": comparison.unfinished,
+        "coordination_share": round(overhead(comparison), 4),
+    }
+
+
+def _print_table(comparison: Comparison, console: Console) -> None:
+    if comparison.plan.data.synthetic:
+        console.print(SYNTHETIC, style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(
+        ("", "varied", "runs", "Dice, mean", "least to most", "honest ε", "ε if fixed*", "nominal ε")
+    ):
+        table.add_column(heading, justify="right" if place else "left")
+    for cells in _rows(comparison):
+        scores = [mean_dice(comparison.runs[cell.cell]) for cell in cells]
+        figure = worst_guarantee(comparison.runs[cells[0].cell])
+        table.add_row(
+            cells[0].label,
+            "" if cells[0].value is None else f"{cells[0].group.replace('_', ' ')} {cells[0].value:g}",
+            str(len(cells)),
+            f"{statistics.fmean(scores):.3f}",
+            f"{min(scores):.3f} to {max(scores):.3f}",
+            number(figure.epsilon),
+            "" if figure.epsilon_if_fixed is None else number(figure.epsilon_if_fixed),
+            "" if figure.nominal_epsilon is None else f"{figure.nominal_epsilon:g}",
+        )
+    console.print(table)
+    console.print(f"* {IF_FIXED_MEANING}", style="dim")
+    console.print(
+        f"coordination took {overhead(comparison):.1%} of the wall time; training and scoring the rest"
+    )
+
+
+def _rows(comparison: Comparison) -> list[list[CellPlan]]:
+    """Finished cells that differ by seed alone, together."""
+    rows: dict[tuple[str, str, float | None], list[CellPlan]] = {}
+    for cell in comparison.plan.cells:
+        if cell.cell in comparison.runs:
+            rows.setdefault((cell.group, cell.arm, cell.value), []).append(cell)
+    return list(rows.values())
+
+
+def _figure(epsilon: float) -> float | str:
+    return "inf" if epsilon == float("inf") else epsilon

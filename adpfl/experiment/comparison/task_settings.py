@@ -1,0 +1,84 @@
+"""What a comparison takes for each task where a person says nothing: images, grid, training, thresholds.
+
+A task is added by an entry in `_SETTINGS`. Learning rate, momentum and steps were set on the FL arm alone and
+hold for every arm; the thresholds' defaults stand on curves that `adpfl sweep` draws anew.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adpfl.errors import ConfigError
+
+Generate = Callable[[Path, str, int, int], None]
+"""(folder, profile, cases, seed): writes one imaginary hospital in a layout that the task reads."""
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """One task's defaults.
+
+    Attributes:
+        image_size: what the network sees.
+        rounds: federated rounds.
+        steps: local steps a round.
+        learning_rate: of the local steps.
+        momentum: of the local steps.
+        sampling_probability: of each patient in each step.
+        clip_norm: DP-FL's C in the main comparison.
+        percentile: ADP-FL's percentile of the norms.
+        clip_norms: the curve over C.
+        cases: generated images a hospital.
+        profiles: of the generated hospitals, in the order in which sites take them.
+        generate: makes a hospital.
+        spacing_mm: of a voxel, for volumes; None is the task's own.
+    """
+
+    image_size: tuple[int, ...]
+    rounds: int
+    steps: int
+    learning_rate: float
+    momentum: float
+    sampling_probability: float
+    clip_norm: float
+    percentile: float
+    clip_norms: tuple[float, ...]
+    cases: int
+    profiles: tuple[str, ...]
+    generate: Generate
+    spacing_mm: tuple[float, ...] | None = None
+
+
+def _dermoscopy(folder: Path, profile: str, cases: int, seed: int) -> None:
+    from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings scipy
+
+    write_clinic(folder, profile, images=cases, seed=seed)
+
+
+_SETTINGS = {
+    "skin_lesion": TaskSettings(
+        image_size=(96, 96),
+        rounds=30,
+        steps=6,
+        learning_rate=0.05,
+        momentum=0.9,
+        sampling_probability=0.15,
+        clip_norm=1.0,
+        percentile=75.0,
+        clip_norms=(0.1, 0.3, 3.0, 10.0),
+        cases=80,
+        profiles=("A", "B", "C", "D"),
+        generate=_dermoscopy,
+    ),
+}
+
+
+def settings_of(task: str) -> TaskSettings:
+    """The defaults of a task.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if task not in _SETTINGS:
+        raise ConfigError(f"--task is {task!r}; comparisons know: {', '.join(sorted(_SETTINGS))}")
+    return _SETTINGS[task]
