@@ -213,10 +213,10 @@ def _train(
             return None
         new_state = engine.state
     shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
-    check_update(shapes, {tensor.name: tensor.shape for tensor in run.layout})
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
     update = site.spool.seal(
         key,
-        {name: trained.delta[name].numpy() for name in tensor_names(base.path)},
+        {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
         chunk_size=base.chunk_size,
         reservation=reservation.id,
         steps=trained.steps,

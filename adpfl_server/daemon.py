@@ -32,6 +32,7 @@ from adpfl import __version__
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.coordinator import new_run
 from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
     ENROLLMENT_SERVER_OPTIONS,
@@ -229,6 +230,7 @@ class Daemon:
             await _make_initial_model(self._config_path, plan.run)
         header = read_header(path)
         check_description(path, header, plan)
+        trainable_names(plan.network, [tensor.name for tensor in header.tensors])
         if header.description is None:
             _log.warning("initial weights do not say what they are for", run=plan.run, path=str(path))
         manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)

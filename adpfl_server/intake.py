@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from adpfl.errors import StateError
+from adpfl.federated.aggregation import check_update_tensors
 from adpfl.federated.coordinator import judge, step
 from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import (
@@ -105,7 +106,7 @@ class Intake:
 
         Raises:
             CallRefusedError: another update of this round counts already, or this one is of another history.
-            ModelMismatchError: its tensors are not the base model's.
+            ModelMismatchError: its tensors are not the trainable ones of the base model.
         """
         manifest = request.manifest
         event = UpdateArrived(site, request.round, request.base_digest, manifest.digest)
@@ -114,7 +115,7 @@ class Intake:
         base = self._store.manifest(request.base_digest)
         if base is None:
             raise StateError(f"the base model of round {request.round} of {request.run} is not stored")
-        manifest.check_same_tensors(base)
+        check_update_tensors(manifest, base, self._book.states[request.run].plan.network)
         self._store.add_offer(request.run, request.round, site, manifest, self._book.clock())
         return self._store.missing(manifest)[: limits.DIGESTS_PER_REQUEST]
 

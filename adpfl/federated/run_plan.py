@@ -18,6 +18,7 @@ _LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
     (("warm_start",), None),
     (("local", "augmentations_per_record"), 1),
     (("aggregation", "averaging"), None),
+    (("network", "trainable"), "all"),
 )
 """Path and default of each key that the first plans did not have."""
 

@@ -26,6 +26,7 @@ from adpfl.learning.networks import (
     check_weights,
     parameter_layout,
     size_divisor,
+    weight_layout,
     weights_of,
 )
 from adpfl.tasks.registry import get_task
@@ -65,7 +66,12 @@ def build_network(plan: RunPlan, task: Task) -> nn.Module:
 
 
 def model_layout(plan: RunPlan, task: Task) -> tuple[TensorLayout, ...]:
-    """Names and shapes of the plan's model, for size checks, manifests and the engine's dimension."""
+    """Names and shapes of the plan's whole model, for size checks, manifests and weights files."""
+    return weight_layout(build_network(plan, task))
+
+
+def update_layout(plan: RunPlan, task: Task) -> tuple[TensorLayout, ...]:
+    """Names and shapes of what an update holds: the trainable tensors. Their sizes add up to its D."""
     return parameter_layout(build_network(plan, task))
 
 

@@ -47,8 +47,8 @@ class LocalUpdate:
     """What a site learned in one round.
 
     Attributes:
-        delta: new weights minus the round's base, float32, by tensor name in layout order. May leave the
-            site.
+        delta: new weights minus the round's base, float32, of every trainable tensor, by name in layout
+            order. May leave the site.
         steps: what happened in each step. Stays at the site: it holds raw norms and the number of sampled
             units.
     """
@@ -74,11 +74,11 @@ def local_update(
     A step whose sample is empty is released and charged like any other: it moves the weights by noise alone.
 
     Args:
-        base: the round's global weights, by tensor name.
+        base: the round's global weights, every tensor by name.
         plan: the run's.
         task: the plan's task.
         units: the site's training units.
-        engine: under a fresh key; its `dimension` is that of `model_layout(plan, task)`, its `unit_count`
+        engine: under a fresh key; its `dimension` is that of `update_layout(plan, task)`, its `unit_count`
             len(units).
         round_number: counts from 1.
         memory_bytes: bound on what per-unit gradients and the activations behind them hold at once.
@@ -111,7 +111,7 @@ def local_update(
         if progress is not None:
             progress(step + 1, plan.local.steps)
     trained = weights_of(model)
-    delta = {name: trained[name] - base[name] for name in trained}
+    delta = {tensor.name: trained[tensor.name] - base[tensor.name] for tensor in parameter_layout(model)}
     _check_finite(delta, round_number)
     return LocalUpdate(delta=delta, steps=tuple(records))
 

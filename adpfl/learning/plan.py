@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, StringConstraints, model_validator
 
 from adpfl.config import FrozenModel
+
+TensorPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?-]{1,256}$")]
 
 
 class NetworkPlan(FrozenModel):
@@ -12,6 +14,11 @@ class NetworkPlan(FrozenModel):
 
     architecture: Literal["unet", "segresnet"] = "unet"
     size: Literal["tiny", "small", "full"] = "tiny"
+    trainable: Literal["all"] | Annotated[tuple[TensorPattern, ...], Field(min_length=1, max_length=64)] = (
+        "all"
+    )
+    """`all`, or groups (`head`, `norms`, `biases`) and patterns of tensor names; every other tensor is frozen
+    at its initial value. See `adpfl.learning.trainable`."""
 
 
 class LocalPlan(FrozenModel):
