@@ -24,6 +24,7 @@ COMMANDS = [
     ["pretrain"],
     ["data"],
     ["data", "generate"],
+    ["data", "check"],
 ]
 
 
@@ -98,7 +99,7 @@ def test_a_report_on_generated_images_says_so_where_asked(tmp_path, plan_of, ser
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("report", "nosuch"), "SERVER_FOLDER is nosuch; there is no such folder"),
+        (("report", "nosuch"), "FOLDER is nosuch; there is no such folder"),
         (("report", ".", "nosuch"), "SITE_FOLDERS is nosuch; there is no such folder"),
         (("data", "generate", "x", "--profile", "E"), "--profile is 'E'; must be one of"),
     ],
