@@ -18,6 +18,8 @@ COMMANDS = [
     ["demo"],
     ["report"],
     ["kernels"],
+    ["compare"],
+    ["sweep"],
     ["epsilon"],
     ["calibrate"],
     ["audit"],
@@ -43,7 +45,7 @@ def test_every_command_helps(command):
         assert "Example: adpfl" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "epsilon", "calibrate", "audit", "pretrain"])
+@pytest.mark.parametrize("command", ["demo", "compare", "sweep", "epsilon", "calibrate", "audit", "pretrain"])
 def test_help_brings_neither_torch_nor_matplotlib(command):
     program = (
         f"import sys; sys.argv = ['adpfl', '{command}', '--help']\n"

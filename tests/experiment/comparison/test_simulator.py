@@ -173,6 +173,50 @@ def test_training_that_diverges_is_recorded_as_failed(tmp_path, comparison_of, r
     assert comparison.unfinished == ("dp-fl-seed0", "adp-fl-seed0")
 
 
+def changed(cell, **update):
+    return cell.model_copy(update={"plan": type(cell.plan).model_validate(cell.plan.model_dump() | update)})
+
+
+def test_an_average_is_published_and_survives_a_cut(tmp_path, repeatable, comparison_of):
+    whole_folder, plan, cell = repeatable
+    averaging = {**cell.plan.aggregation.model_dump(), "averaging": {"method": "ema", "decay": 0.5}}
+    averaged = changed(cell, aggregation=averaging, rounds=3)
+    run_cell(whole_folder, plan, averaged)
+    folder, _ = comparison_of(tmp_path / "b")
+    with pytest.raises(TrainingStoppedError):
+        run_cell(folder, plan, averaged, hooks=Hooks(should_stop=StopAfter(9)))  # in the third round
+    run_cell(folder, plan, averaged)
+
+    found, expected = (
+        read_record(place.cell(cell.cell).record, ServerRunRecord) for place in (folder, whole_folder)
+    )
+    assert found.rounds[-1].averaged_digest == expected.rounds[-1].averaged_digest is not None
+    evaluations = read_record(folder.cell(cell.cell).site("site1") / "site.json", SiteRunRecord).evaluations
+    assert [one.weights for one in evaluations] == ["global", "global", "global", "averaged"]
+
+
+def test_a_warm_start_begins_with_the_weights_that_the_plan_names(repeatable):
+    folder, plan, cell = repeatable
+    task = get_task("skin_lesion")
+    other = changed(cell, seed=99)
+    save_weights(folder.initial_model, weights_of(build_network(other.plan, task)), plan=other.plan)
+    start = read_warm_start(folder.initial_model)
+    head = changed(
+        cell,
+        warm_start=start.model_dump(),
+        network={**cell.plan.network.model_dump(), "trainable": ["head"]},
+    )
+    run_cell(folder, plan, head)
+    record = read_record(folder.cell(cell.cell).record, ServerRunRecord)
+    arrays = {name: tensor.numpy() for name, tensor in weights_of(build_network(other.plan, task)).items()}
+    assert record.rounds[0].base_digest == manifest_of_arrays(arrays).digest
+
+    wrong = changed(head, warm_start=start.model_copy(update={"model_digest": "0" * 64}).model_dump())
+    folder.cell(cell.cell).timing.unlink()
+    with pytest.raises(StateError, match="is not what run fl-seed0 starts from"):
+        run_cell(folder, plan, wrong)
+
+
 def test_a_checkpoint_of_another_plan_is_refused(repeatable):
     folder, plan, cell = repeatable
     with pytest.raises(TrainingStoppedError):
