@@ -91,7 +91,9 @@ def run_cells(
     jobs = (delayed(play)(folder.root, plan, cell, threads) for cell in cells)
     with _configured(backend, workers, threads):
         try:
-            yield from Parallel(return_as="generator_unordered", batch_size=1)(jobs)
+            # Ray's backend of joblib gives all outcomes together, when the last cell has ended.
+            kind = "list" if backend == "ray" else "generator_unordered"
+            yield from Parallel(return_as=kind, batch_size=1)(jobs)
         except TerminatedWorkerError as error:
             raise StateError(
                 f"a worker process was killed, for want of memory perhaps; with fewer than "
