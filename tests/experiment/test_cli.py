@@ -69,7 +69,7 @@ def test_kernels_say_which_backend():
 def test_data_generate(tmp_path):
     assert (
         "8 images"
-        in run("data", "generate", str(tmp_path / "clinic"), "--profile", "B", "--images", "8").stdout
+        in run("data", "generate", str(tmp_path / "clinic"), "--profile", "B", "--cases", "8").stdout
     )
     with pytest.raises(ConfigError, match="must be one of A, B, C, D"):
         run("data", "generate", str(tmp_path / "other"), "--profile", "Z")
