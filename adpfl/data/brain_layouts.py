@@ -17,7 +17,7 @@ KNOWN: Final = (
 
 
 def find_brain_cases(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Sound cases ordered by case, and what is wrong with the others; voxels are not read.
+    """All cases, sound or not, ordered by case, and what is wrong; voxels are not read.
 
     Raises:
         DataError: the folder is absent, empty or of no known layout, or its table cannot be read.

@@ -26,9 +26,12 @@ from numpy.typing import NDArray
 
 from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
+from adpfl.data.fets import PARTITIONING, read_institutions
 from adpfl.data.geometry import check_geometry
 from adpfl.data.labels import structures_of
 from adpfl.data.msd import is_msd_case, read_msd_image
+from adpfl.data.site_table import place_cases
+from adpfl.data.volume_table import read_volume_table, with_origins
 from adpfl.data.volumes import SUFFIXES, Volume, is_volume, read_volume
 from adpfl.errors import DataError
 
@@ -62,7 +65,12 @@ def is_brats(folder: Path) -> bool:
 
 
 def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read."""
+    """All cases, sound or not, ordered by case, and what is wrong; headers are compared, voxels are not read.
+
+    Raises:
+        DataError: a `metadata.csv` or `partitioning_1.csv` in the folder cannot be read; see
+            `adpfl.data.volume_table` and `adpfl.data.fets`.
+    """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     problems = [
         f"{place.name} is from another task of the challenge; must be GLI, SSA or GoAT"
@@ -76,12 +84,14 @@ def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], li
     cases: list[Case] = []
     for place, name in names.items():
         found, wrong = _files(place, name, with_masks=with_masks)
-        wrong = wrong or check_geometry(place.name, list(found.values()))
+        problems += [*wrong, *check_geometry(list(found.values()))]
+        cases.append(Case(place.name, name.patient, place, found.get("mask"), labels=name.convention))
+    institutions = read_institutions(folder)
+    if institutions is not None:
+        cases, wrong = place_cases(cases, institutions, PARTITIONING)
         problems += wrong
-        if not wrong:
-            mask = found.get("mask")
-            cases.append(Case(place.name, name.patient, place, mask, labels=name.convention))
-    return cases, problems
+    cases, wrong = with_origins(cases, read_volume_table(folder))
+    return cases, problems + wrong
 
 
 def brain_channels(case: Case) -> tuple[Path, Path, Path, Path]:
@@ -90,14 +100,20 @@ def brain_channels(case: Case) -> tuple[Path, Path, Path, Path]:
     Raises:
         DataError: the case's name is no BraTS name, or a sequence is missing.
     """
-    name = _told(case.image.name)
-    if name is None:
-        raise DataError(f"{case.case}: {case.image.name} is no case of BraTS or FeTS")
-    found, wrong = _files(case.image, name, with_masks=False)
+    found, wrong = _channels(case)
     if wrong:
         raise DataError("; ".join(wrong))
     t1, t1c, t2, flair = (found[channel] for channel in BRAIN_CHANNELS)
     return t1, t1c, t2, flair
+
+
+def present_channels(case: Case) -> list[Path]:
+    """Those files of `BRAIN_CHANNELS` that are there.
+
+    Raises:
+        DataError: the case's name is no BraTS name.
+    """
+    return list(_channels(case)[0].values())
 
 
 def read_brain_image(case: Case) -> Volume:
@@ -124,6 +140,13 @@ def brain_structures(labels: NDArray[np.uint8], convention: str) -> NDArray[np.u
         DataError: the convention is unknown, or the mask holds a label that it does not have.
     """
     return structures_of(labels, convention)
+
+
+def _channels(case: Case) -> tuple[dict[str, Path], list[str]]:
+    name = _told(case.image.name)
+    if name is None:
+        raise DataError(f"{case.case}: {case.image.name} is no case of BraTS or FeTS")
+    return _files(case.image, name, with_masks=False)
 
 
 def _told(name: str) -> _Name | None:

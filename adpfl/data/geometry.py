@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adpfl.data.volumes import Header, read_header
+from adpfl.data.volumes import Header, by, read_header, shown
 from adpfl.errors import DataError
 
 TOLERANCE = 0.1
 """Of the least voxel side: how far apart the same corner of two volumes may lie."""
 
 
-def check_geometry(case: str, paths: Sequence[Path], *, dimensions: int = 3) -> list[str]:
+def check_geometry(paths: Sequence[Path], *, dimensions: int = 3) -> list[str]:
     """What is wrong with the headers of volumes that must lie over one another, empty where nothing is.
 
     Args:
-        case: named in each problem.
         paths: the first is what the others are held against; a four-dimensional file counts by its first
             three.
         dimensions: that the first volume must have; the others have 3.
@@ -29,30 +28,32 @@ def check_geometry(case: str, paths: Sequence[Path], *, dimensions: int = 3) -> 
         try:
             header = read_header(path)
         except DataError as error:
-            problems.append(f"{case}: {error}")
+            problems.append(str(error))
             continue
         wanted = dimensions if place == 0 else 3
         if len(header.shape) != wanted:
-            problems.append(f"{case}: {path.name} has {len(header.shape)} dimensions; must have {wanted}")
+            problems.append(f"{shown(path)} has {len(header.shape)} dimensions; must have {wanted}")
         elif first is None:
             first = path, header
         else:
-            problems += [f"{case}: {told}" for told in _differences(*first, path, header)]
+            problems += _differences(*first, path, header)
     return problems
 
 
 def _differences(one: Path, first: Header, other: Path, second: Header) -> list[str]:
     shape = first.shape[:3]
     if second.shape != shape:
-        return [f"{other.name} is {_by(second.shape)}; must be {_by(shape)}, as {one.name} is"]
+        return [f"{shown(other)} is {by(second.shape)}; must be {by(shape)}, as {one.name} is"]
     if second.orientation != first.orientation:
         return [
-            f"{other.name} is oriented {second.orientation}; must be {first.orientation}, as {one.name} is"
+            f"{shown(other)} is oriented {second.orientation}; must be {first.orientation}, as {one.name} is"
         ]
     least = float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
-    apart = float(np.abs(_corners(first.affine, shape) - _corners(second.affine, shape)).max())
+    apart = float(
+        np.linalg.norm(_corners(first.affine, shape) - _corners(second.affine, shape), axis=1).max()
+    )
     if apart > TOLERANCE * least:
-        return [f"{other.name} lies {apart:.3g} mm away from {one.name}; their affines must agree"]
+        return [f"{shown(other)} lies up to {apart:.3g} mm away from {one.name}; their affines must agree"]
     return []
 
 
@@ -61,7 +62,3 @@ def _corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.fl
     corners = np.array([(*corner, 1) for corner in product(*((0, length - 1) for length in shape))])
     places: NDArray[np.float64] = (corners @ affine.T)[:, :3]
     return places
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

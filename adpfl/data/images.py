@@ -79,10 +79,11 @@ def check_files(cases: Sequence[Case]) -> list[str]:
     values than {0, 255} or {0, 1}.
     """
     with ThreadPoolExecutor(max_workers=_CHECK_THREADS) as pool:
-        return [problem for found in pool.map(_check_case, cases) for problem in found]
+        return [problem for found in pool.map(check_photograph, cases) for problem in found]
 
 
-def _check_case(case: Case) -> list[str]:
+def check_photograph(case: Case) -> list[str]:
+    """Decode the image and mask of one case and say what is wrong; see `check_files`."""
     problems: list[str] = []
     image_size: tuple[int, int] | None = None
     try:

@@ -35,6 +35,10 @@ class _Part:
     images: Path
     masks: Path
 
+    @property
+    def year(self) -> str:
+        return "2018" if self.images.name.startswith("ISIC2018") else "2017"
+
 
 def is_isic(folder: Path) -> bool:
     """Whether the folder holds at least one ISIC image folder."""
@@ -52,6 +56,11 @@ def read_isic(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
     """
     parts = _parts(folder)
     images, problems = find_images(part.images for part in parts)
+    problems += [
+        f"{part.images.name} lies beside {parts[0].images.name}; keep years apart, they share images"
+        for part in parts
+        if part.year != parts[0].year
+    ]
     masks: dict[str, Path] = {}
     if with_masks:
         absent = [part for part in parts if not part.masks.is_dir()]

@@ -24,6 +24,7 @@ from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
 from adpfl.data.geometry import check_geometry
 from adpfl.data.labels import structures_of
+from adpfl.data.volume_table import read_volume_table, told_labels, with_origins
 from adpfl.data.volumes import Volume, read_volume
 from adpfl.errors import DataError
 
@@ -42,12 +43,16 @@ def is_kits(folder: Path) -> bool:
 
 
 def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+    """All cases, sound or not, ordered by case, and what is wrong; headers are compared, voxels are not read.
 
     The test cases of 2019, which have no masks, are passed over where masks are wanted.
+
+    Raises:
+        DataError: a `metadata.csv` in the folder cannot be read; see `adpfl.data.volume_table`.
     """
     places = _case_folders(folder)
-    told = {place.name: _convention(place) for place in places}
+    table = read_volume_table(folder)
+    told = {place.name: told_labels(place.name, table) or _convention(place) for place in places}
     common = common_convention(told, otherwise="kits23")
     problems = strangers(told, common)
     cases: list[Case] = []
@@ -55,14 +60,11 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
         convention = told[place.name] or common
         if with_masks and _is_test_case(place, convention):
             continue
-        names = [IMAGE, mask_name(convention)] if with_masks else [IMAGE]
-        wrong = [f"{place.name} has no {name}" for name in names if not (place / name).is_file()]
-        wrong = wrong or check_geometry(place.name, [place / name for name in names])
-        problems += wrong
-        if not wrong:
-            mask = place / mask_name(convention) if with_masks else None
-            cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
-    return cases, problems
+        mask = place / mask_name(convention) if with_masks else None
+        problems += check_geometry([place / IMAGE] if mask is None else [place / IMAGE, mask])
+        cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
+    cases, wrong = with_origins(cases, table)
+    return cases, problems + wrong
 
 
 def mask_name(convention: str) -> str:

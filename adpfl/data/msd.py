@@ -15,6 +15,7 @@ import numpy as np
 
 from adpfl.data.case import Case
 from adpfl.data.geometry import check_geometry
+from adpfl.data.volume_table import read_volume_table, with_origins
 from adpfl.data.volumes import Volume, is_volume, read_volume, stem
 from adpfl.errors import DataError
 
@@ -51,7 +52,7 @@ def is_msd_case(case: Case) -> bool:
 
 
 def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list[str]]:
-    """Cases ordered by case, and what is wrong with them; headers are compared, voxels are not read.
+    """All cases, sound or not, ordered by case, and what is wrong; headers are compared, voxels are not read.
 
     With masks, the table's training cases; without, its test cases too.
 
@@ -67,10 +68,8 @@ def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list
         if entry.case in cases:
             problems.append(f"{entry.case} stands twice in {TABLE}")
             continue
-        wrong = _check(entry)
-        problems += wrong
-        if not wrong:
-            cases[entry.case] = Case(entry.case, entry.case, entry.image, entry.mask, labels=CONVENTION)
+        problems += _check(entry)
+        cases[entry.case] = Case(entry.case, entry.case, entry.image, entry.mask, labels=CONVENTION)
     listed = {entry.image for entry in entries}
     places = (folder / "imagesTr",) if with_masks else (folder / "imagesTr", folder / "imagesTs")
     problems += [
@@ -80,7 +79,8 @@ def read_msd(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], list
         for image in sorted(place.iterdir())
         if is_volume(image) and image not in listed
     ]
-    return [cases[name] for name in sorted(cases)], problems
+    ordered, wrong = with_origins([cases[name] for name in sorted(cases)], read_volume_table(folder))
+    return ordered, problems + wrong
 
 
 def read_msd_image(case: Case) -> Volume:
@@ -96,6 +96,21 @@ def read_msd_image(case: Case) -> Volume:
     return Volume(array, volume.spacing_mm, volume.affine, volume.orientation)
 
 
+def dataset_table(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The content of a `dataset.json` that lists these pairs of image and label file for training."""
+    training = [{"image": f"./imagesTr/{image}", "label": f"./labelsTr/{mask}"} for image, mask in pairs]
+    return {
+        "name": "BRATS",
+        "tensorImageSize": "4D",
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": _LABELS,
+        "numTraining": len(training),
+        "numTest": 0,
+        "training": training,
+        "test": [],
+    }
+
+
 def _check(entry: _Listed) -> list[str]:
     paths = [entry.image] if entry.mask is None else [entry.image, entry.mask]
     absent = [
@@ -103,7 +118,7 @@ def _check(entry: _Listed) -> list[str]:
         for path in paths
         if not path.is_file()
     ]
-    return absent or check_geometry(entry.case, paths, dimensions=4)
+    return absent or check_geometry(paths, dimensions=4)
 
 
 def _table(path: Path) -> Mapping[str, Any]:
@@ -147,10 +162,12 @@ def _list(value: object, path: Path, key: str) -> list[object]:
 
 
 def _inside(folder: Path, name: object, path: Path) -> Path:
-    """A listed file's place; the table may name nothing outside the folder."""
+    """A listed file's place, or its unpacked twin's; the table may name nothing outside the folder."""
     place = PurePosixPath(name) if isinstance(name, str) else PurePosixPath("/")
     if place.is_absolute() or ".." in place.parts or not place.name:
         raise DataError(
             f"{path}: lists {name!r}; must be a file in the folder, as ./imagesTr/BRATS_001.nii.gz"
         )
-    return folder / place
+    listed = folder / place
+    unpacked = listed.with_name(stem(listed) + ".nii")
+    return unpacked if not listed.exists() and unpacked.exists() else listed

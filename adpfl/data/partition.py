@@ -38,7 +38,7 @@ def split_held_out(cases: Sequence[Case], fraction: float, seed: int) -> Split:
     """
     if not 0.0 <= fraction < 1.0:
         raise ConfigError(f"held_out_fraction is {fraction}; must be >= 0 and < 1")
-    patients = _shuffled({case.patient for case in cases}, "held-out", seed)
+    patients = shuffled({case.patient for case in cases}, "held-out", seed)
     needed = 2 if fraction > 0.0 else 1
     if len(patients) < needed:
         raise DataError(
@@ -72,7 +72,7 @@ def deal_to_sites(cases: Sequence[Case], count: int, seed: int) -> tuple[tuple[C
         raise DataError(f"the number of patients is {len(by_patient)}; must be >= {count}, one a site")
     patients_of = [0] * count
     sites: list[list[Case]] = [[] for _ in range(count)]
-    for patient in _shuffled(by_patient, "deal", seed):
+    for patient in shuffled(by_patient, "deal", seed):
         site = min(range(count), key=lambda index: (patients_of[index], len(sites[index]), index))
         patients_of[site] += 1
         sites[site].extend(by_patient[patient])
@@ -99,7 +99,9 @@ def deal_by_source(cases: Sequence[Case]) -> dict[str, tuple[Case, ...]]:
     return {source: tuple(sites[source]) for source in sorted(sites)}
 
 
-def _shuffled(patients: Iterable[str], purpose: str, seed: int) -> list[str]:
+def shuffled(patients: Iterable[str], purpose: str, seed: int) -> list[str]:
+    """Patients ordered by SHA-256 of (purpose, seed, patient)."""
+
     def key(patient: str) -> tuple[bytes, str]:
         return hashlib.sha256(f"{purpose}\0{seed}\0{patient}".encode()).digest(), patient
 

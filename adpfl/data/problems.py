@@ -49,5 +49,5 @@ def checked_cases(folder: Path, cases: Sequence[Case], problems: Sequence[str]) 
     if problems:
         raise folder_error(folder, problems)
     if not cases:
-        raise DataError(f"{folder}: holds no cases")
+        raise DataError(f"{folder}: holds no images")
     return list(cases)

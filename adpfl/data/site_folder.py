@@ -1,4 +1,7 @@
-"""Writes a site's share of a data set as a folder of its own, in the layout of ISIC 2017."""
+"""Writes a site's share of a data set as a folder of its own.
+
+Photographs are laid out as ISIC 2017 does, volumes as the data set that they came from.
+"""
 
 import csv
 import secrets
@@ -10,6 +13,7 @@ from pathlib import Path
 from adpfl.data.case import Case
 from adpfl.data.image_pairs import MASK_SUFFIX
 from adpfl.data.isic import PATIENT_COLUMN, SOURCE_COLUMN
+from adpfl.data.volume_shares import fill_with_volumes, place_file
 from adpfl.errors import DataError
 
 IMAGES = "ISIC-2017_Training_Data"
@@ -18,22 +22,26 @@ METADATA = "metadata.csv"
 
 
 def write_site_folder(cases: Sequence[Case], folder: Path, *, link: bool = True) -> None:
-    """Write these cases as an ISIC 2017 folder with a `metadata.csv` that keeps patient and source.
+    """Write these cases as a folder of their own with a `metadata.csv` that keeps patient and source.
 
     The folder appears whole or not at all.
 
     Args:
-        cases: with masks; at least one.
+        cases: of one data set, with masks; at least one.
         folder: must not exist, or be empty.
         link: True makes symbolic links to the original files, False copies them.
 
     Raises:
-        DataError: there is no case, a case has no mask, the folder is not empty, or writing fails.
+        DataError: there is no case, a case has no mask, cases are of different data sets, the folder is not
+            empty, or writing fails.
     """
     if not cases:
         raise DataError(f"{folder}: there are no cases to write")
     with staged_folder(folder) as staging:
-        _fill(staging, cases, link=link)
+        if all(case.labels is None for case in cases):
+            _fill(staging, cases, link=link)
+        else:
+            fill_with_volumes(staging, cases, link=link)
 
 
 @contextmanager
@@ -79,13 +87,6 @@ def _fill(folder: Path, cases: Sequence[Case], *, link: bool) -> None:
     for case in cases:
         if case.mask is None:
             raise DataError(f"{case.case} has no mask; a site folder needs one for every case")
-        _place(case.image, folder / IMAGES / f"{case.case}{case.image.suffix}", link=link)
-        _place(case.mask, folder / MASKS / f"{case.case}{MASK_SUFFIX}.png", link=link)
+        place_file(case.image, folder / IMAGES / f"{case.case}{case.image.suffix}", link=link)
+        place_file(case.mask, folder / MASKS / f"{case.case}{MASK_SUFFIX}.png", link=link)
     write_metadata(cases, folder / METADATA)
-
-
-def _place(original: Path, copy: Path, *, link: bool) -> None:
-    if link:
-        copy.symlink_to(original.resolve())
-    else:
-        shutil.copyfile(original, copy)

@@ -88,6 +88,16 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
+def shown(path: Path) -> str:
+    """A file as messages name it: with its folder, since many cases' files have the same name."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """A shape as messages name it."""
+    return "x".join(map(str, shape))
+
+
 def read_header(path: Path) -> Header:
     """Shape, affine and orientation without the voxels.
 
@@ -113,7 +123,7 @@ def read_volume(path: Path, *, dtype: DTypeLike = np.float32) -> Volume:
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         _drain(stream)
     if not np.isfinite(voxels).all():
-        raise DataError(f"{path.name} holds NaN or infinite voxels; all must be finite")
+        raise DataError(f"{shown(path)} holds NaN or infinite voxels; all must be finite")
     return _turned(voxels.astype(dtype, copy=False), header)
 
 
@@ -127,14 +137,14 @@ def read_label_volume(path: Path) -> Volume:
     with _opened(path) as (image, stream):
         header = _header(image, path)
         if len(header.shape) != 3:
-            raise DataError(f"{path.name} has {len(header.shape)} dimensions; a mask must have 3")
+            raise DataError(f"{shown(path)} has {len(header.shape)} dimensions; a mask must have 3")
         voxels = np.asanyarray(image.dataobj)
         _drain(stream)
     if voxels.dtype != np.uint8:
         with np.errstate(invalid="ignore"):
             labels = voxels.astype(np.uint8)
         if not np.array_equal(labels, voxels):
-            raise DataError(f"{path.name} holds values that are no whole numbers from 0 to 255")
+            raise DataError(f"{shown(path)} holds values that are no whole numbers from 0 to 255")
         voxels = labels
     return _turned(voxels, header)
 
@@ -152,7 +162,7 @@ def write_label_volume(labels: NDArray[np.uint8], like: Path, path: Path) -> Non
     """
     header = read_header(like)
     if labels.shape != header.size:
-        raise DataError(f"{path.name}: labels are {_by(labels.shape)}; {like.name} is {_by(header.size)}")
+        raise DataError(f"{shown(path)}: labels are {by(labels.shape)}; {shown(like)} is {by(header.size)}")
     turn = orientations.ornt_transform(
         orientations.axcodes2ornt(ORIENTATION), orientations.io_orientation(header.affine)
     )
@@ -191,7 +201,7 @@ def fixed_affine(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
 def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     """The image over an open stream: its header is read, its voxels are not yet."""
     if not path.name.lower().endswith(SUFFIXES):
-        raise DataError(f"{path.name} is no NIfTI file; its name must end in {' or '.join(SUFFIXES)}")
+        raise DataError(f"{shown(path)} is no NIfTI file; its name must end in {' or '.join(SUFFIXES)}")
     opener: Callable[[Path, str], Any] = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as stream:
@@ -201,7 +211,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
+        raise DataError(f"{shown(path)} cannot be read: {error}") from error
 
 
 def _kind_of(stream: IO[bytes], path: Path) -> Any:
@@ -212,7 +222,7 @@ def _kind_of(stream: IO[bytes], path: Path) -> Any:
         kind = _HEADER_BYTES.get(size)
         if kind is not None:
             return kind
-    raise DataError(f"{path.name} is no NIfTI file")
+    raise DataError(f"{shown(path)} is no NIfTI file")
 
 
 def _header(image: Any, path: Path) -> Header:
@@ -220,12 +230,12 @@ def _header(image: Any, path: Path) -> Header:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in {3, 4}:
-        raise DataError(f"{path.name} has {len(shape)} dimensions; a volume must have 3 or 4")
+        raise DataError(f"{shown(path)} has {len(shape)} dimensions; a volume must have 3 or 4")
     if min(shape) < 1 or np.prod(shape, dtype=object) > _MAXIMUM_VOXELS:
-        raise DataError(f"{path.name} is {_by(shape)}; must have 1 to {_MAXIMUM_VOXELS} voxels")
+        raise DataError(f"{shown(path)} is {by(shape)}; must have 1 to {_MAXIMUM_VOXELS} voxels")
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{path.name} has an affine that maps voxels to no place; it must be invertible")
+        raise DataError(f"{shown(path)} has an affine that maps voxels to no place; it must be invertible")
     codes = orientations.aff2axcodes(affine)
     return Header(shape, affine, "".join(codes))
 
@@ -254,7 +264,3 @@ def _drain(stream: IO[bytes]) -> None:
     """Read what follows the voxels, so that a compressed file's checksum is compared."""
     while stream.read(_DRAIN_BYTES):
         pass
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

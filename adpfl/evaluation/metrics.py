@@ -16,6 +16,8 @@ from monai.metrics import compute_surface_dice
 from monai.metrics.utils import get_edge_surface_distance
 from torch import Tensor
 
+from adpfl.evaluation.boxes import bounding_box
+
 
 @dataclass(frozen=True, slots=True)
 class StructureScore:
@@ -195,18 +197,8 @@ def _cropped(
     if spacing is not None and len(spacing) != axes:
         raise ValueError(f"spacing has {len(spacing)} entries; must have one for each of {axes} axes")
     sizes = [1.0] * axes if spacing is None else [float(size) for size in spacing]
-    box = _bounding_box(predicted | referred)
+    box = bounding_box(predicted | referred)
     return predicted[box], referred[box], sizes
-
-
-def _bounding_box(mask: Tensor) -> tuple[slice, ...]:
-    """The smallest box around what is set; empty where nothing is."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        set_along = torch.nonzero(mask.any(dim=others) if others else mask).flatten()
-        box.append(slice(int(set_along[0]), int(set_along[-1]) + 1) if len(set_along) else slice(0, 0))
-    return tuple(box)
 
 
 @contextmanager

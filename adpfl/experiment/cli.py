@@ -12,6 +12,7 @@ from adpfl.errors import ConfigError
 from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
 from adpfl.experiment.audit_command import audit
 from adpfl.experiment.comparison.command import COMPARE_EXAMPLE, SWEEP_EXAMPLE, compare, sweep
+from adpfl.experiment.data_commands import CHECK_EXAMPLE, GENERATE_EXAMPLE, check, generate
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -27,7 +28,10 @@ app = typer.Typer(
     epilog="Start with: adpfl demo",
 )
 data_app = typer.Typer(
-    help="Make data to try things on.", no_args_is_help=True, rich_markup_mode=None, context_settings=HELP
+    help="Make data to try things on, and look through data that is there.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
 )
 app.add_typer(data_app, name="data")
 
@@ -204,29 +208,8 @@ app.command(short_help="Run curves over clip norms, percentiles and budgets.", e
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
 app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
-
-
-@data_app.command(
-    short_help="Generate dermoscopic photographs.",
-    epilog="Example: adpfl data generate clinic-a --profile A --images 60 --seed 1",
-)
-def generate(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; must be absent or empty.")],
-    profile: Annotated[
-        str, typer.Option(help="Which clinic's cameras, patients and habits: A, B, C or D.")
-    ] = "A",
-    images: Annotated[int, typer.Option(min=1, help="How many photographs.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other patients.")] = 0,
-) -> None:
-    """Generate dermoscopic photographs with masks, in the layout of ISIC 2017."""
-    from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings numpy and scipy
-    from adpfl.data.synthetic.dermoscopy_sites import PROFILES  # noqa: PLC0415
-
-    if profile not in PROFILES:
-        raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
-    cases = write_clinic(folder, profile, images=images, seed=seed)
-    patients = len({case.patient for case in cases})
-    typer.echo(f"{folder}: {len(cases)} images of {patients} patients, profile {profile}, seed {seed}")
+data_app.command(short_help="Generate dermoscopic photographs.", epilog=GENERATE_EXAMPLE)(generate)
+data_app.command(short_help="Look through a data folder, case by case.", epilog=CHECK_EXAMPLE)(check)
 
 
 def main() -> None:

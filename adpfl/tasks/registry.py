@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 GROUP = "adpfl.tasks"
 
-_BUILT_IN = (EntryPoint("skin_lesion", "adpfl.tasks.skin_lesion:SkinLesion", GROUP),)
+_BUILT_IN = (
+    EntryPoint("brain_tumor", "adpfl.tasks.brain_tumor:BrainTumor", GROUP),
+    EntryPoint("kidney_tumor", "adpfl.tasks.kidney_tumor:KidneyTumor", GROUP),
+    EntryPoint("skin_lesion", "adpfl.tasks.skin_lesion:SkinLesion", GROUP),
+)
 """Known without installed metadata too, so that a source checkout works."""
 
 

@@ -1,8 +1,12 @@
 """Small data folders in the layouts that users have."""
 
-from collections.abc import Callable, Iterable
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,3 +76,135 @@ def patients() -> Callable[..., list[Case]]:
         ]
 
     return make
+
+
+LPS_2MM = np.diag([-2.0, -2.0, 3.0, 1.0])
+"""Stored columns to the left, rows to the back, slices upwards: as BraTS is, with thicker slices."""
+KITS_AFFINE = np.array([[0, 0, -1.0, 0], [0, -1.5, 0, 0], [-2.0, 0, 0, 0], [0, 0, 0, 1]])
+"""Stored slices, rows, columns to I, P, L: as KiTS is."""
+SHAPE = (6, 7, 8)
+
+
+def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray = LPS_2MM) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def _image(seed: int, shape: Sequence[int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-100, 300, shape).astype(np.int16)
+
+
+def _labels(values: Iterable[int], shape: Sequence[int] = SHAPE) -> np.ndarray:
+    """Two voxels of each value."""
+    mask = np.zeros(shape, np.uint8)
+    for place, value in enumerate(values):
+        mask[place, 2, 3:5] = value
+    return mask
+
+
+@pytest.fixture
+def write_nifti() -> Callable[..., Path]:
+    return _write_nifti
+
+
+@pytest.fixture
+def image() -> Callable[..., np.ndarray]:
+    return _image
+
+
+@pytest.fixture
+def labels() -> Callable[..., np.ndarray]:
+    return _labels
+
+
+@pytest.fixture
+def kits_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes cases of one year of KiTS and returns their folder; a second call adds to it."""
+
+    def write(numbers: Iterable[int] = (0, 1, 2), *, year: int = 2023) -> Path:
+        folder = tmp_path / "kits"
+        mask = {2019: "segmentation", 2021: "aggregated_MAJ_seg", 2023: "segmentation"}[year]
+        for number in numbers:
+            place = folder / f"case_{number:05d}"
+            _write_nifti(place / "imaging.nii.gz", _image(number), KITS_AFFINE)
+            _write_nifti(
+                place / f"{mask}.nii.gz", _labels((1, 2) if year == 2019 else (1, 2, 3)), KITS_AFFINE
+            )
+            if year == 2023:
+                (place / "instances").mkdir()
+        if year == 2019:
+            (folder / "kits.json").write_text("[]")
+        return folder
+
+    return write
+
+
+BRATS_NAMES = {
+    "brats2020": ("BraTS20_Training_00{}", "_"),
+    "brats2021": ("BraTS2021_0000{}", "_"),
+    "fets2021": ("FeTS21_Training_00{}", "_"),
+    "fets2022": ("FeTS2022_0000{}", "_"),
+    "brats2023": ("BraTS-GLI-0000{}-000", "-"),
+    "brats2024": ("BraTS-GLI-0000{}-100", "-"),
+}
+
+
+@pytest.fixture
+def brats_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes cases of one year of BraTS or FeTS and returns their folder; a second call adds to it."""
+
+    def write(convention: str = "brats2023", names: Iterable[str] | None = None, cases: int = 3) -> Path:
+        folder = tmp_path / "brats"
+        pattern, mark = BRATS_NAMES[convention]
+        late = mark == "-"
+        endings = ("t1n", "t1c", "t2w", "t2f") if late else ("t1", "t1ce", "t2", "flair")
+        values = {"brats2023": (1, 2, 3), "brats2024": (1, 2, 3, 4)}.get(convention, (1, 2, 4))
+        for index, name in enumerate(names or [pattern.format(number) for number in range(cases)]):
+            for channel, ending in enumerate(endings):
+                path = folder / name / f"{name}{mark}{ending}.nii.gz"
+                _write_nifti(path, _image(10 * index + channel + 100 * sum(map(ord, name))))
+            _write_nifti(folder / name / f"{name}{mark}seg.nii.gz", _labels(values))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def msd_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a decathlon folder of three cases and one test case; `change` edits its table."""
+
+    def write(change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+        folder = tmp_path / "Task01_BrainTumour"
+        names = [f"BRATS_00{number}" for number in (1, 2, 3)]
+        for number, name in enumerate(names):
+            _write_nifti(folder / "imagesTr" / f"{name}.nii.gz", _image(number, (*SHAPE, 4)))
+            _write_nifti(folder / "labelsTr" / f"{name}.nii.gz", _labels((1, 2, 3)))
+        _write_nifti(folder / "imagesTs" / "BRATS_009.nii.gz", _image(9, (*SHAPE, 4)))
+        table = {
+            "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+            "labels": {
+                "0": "background",
+                "1": "edema",
+                "2": "non-enhancing tumor",
+                "3": "enhancing tumour",
+            },
+            "training": [
+                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
+            ],
+            "test": ["./imagesTs/BRATS_009.nii.gz"],
+        }
+        change(table)
+        (folder / "dataset.json").write_text(json.dumps(table))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real images; a test that needs it carries the mark `real_data`."""
+    root = os.environ.get("ADPFL_TEST_DATA")
+    if not root:
+        pytest.skip("ADPFL_TEST_DATA is not set")
+    return Path(root)

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from adpfl.errors import ConfigError
-from adpfl.tasks.registry import get_task, known_tasks
-from adpfl.tasks.skin_lesion import SkinLesion
+from adpfl.tasks.registry import _BUILT_IN, get_task, known_tasks
 
 Install = Callable[[str, str, str], None]
 RETINA = """
@@ -19,21 +20,33 @@ class Retina(SkinLesion):
 """
 
 
-def test_the_built_in_task_is_known_without_installation() -> None:
-    assert "skin_lesion" in known_tasks()
-    assert isinstance(get_task("skin_lesion"), SkinLesion)
+@pytest.mark.parametrize("name", ["brain_tumor", "kidney_tumor", "skin_lesion"])
+def test_the_built_in_tasks_are_known_without_installation(name: str) -> None:
+    assert name in known_tasks()
+    task = get_task(name)
+    assert task.name == name
+    assert len(task.surface_tolerances) == len(task.structures)
+
+
+def test_entry_points_agree_with_the_built_in_table() -> None:
+    """An installed package and a source checkout must know the same tasks."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["project"]["entry-points"]["adpfl.tasks"]
+    assert declared == {entry.name: entry.value for entry in _BUILT_IN}
 
 
 def test_an_unknown_name_lists_the_known_ones(install: Install) -> None:
     install("ophthalmology", "retina = ophthalmology:Retina", RETINA)
-    with pytest.raises(ConfigError, match="task is 'skin'; must be one of: retina, skin_lesion") as raised:
+    with pytest.raises(
+        ConfigError, match="task is 'skin'; must be one of: brain_tumor, kidney_tumor, retina, skin_lesion"
+    ) as raised:
         get_task("skin")
     assert raised.value.exit_code == 2
 
 
 def test_another_package_adds_a_task(install: Install) -> None:
     install("eyes", "retina = eyes:Retina", RETINA)
-    assert known_tasks() == ("retina", "skin_lesion")
+    assert known_tasks() == ("brain_tumor", "kidney_tumor", "retina", "skin_lesion")
     assert get_task("retina").name == "retina"
 
 

@@ -1,0 +1,92 @@
+"""The commands under `adpfl data`: make data to try things on, and look through data that is there."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adpfl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from adpfl.data.folder_survey import Finder, FolderSurvey
+
+GENERATE_EXAMPLE = "Example: adpfl data generate clinic-a --profile A --images 60 --seed 1"
+CHECK_EXAMPLE = "Example: adpfl data check kits19/data --task kidney_tumor --partition hospitals.csv"
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; must be absent or empty.")],
+    profile: Annotated[
+        str, typer.Option(help="Which clinic's cameras, patients and habits: A, B, C or D.")
+    ] = "A",
+    images: Annotated[int, typer.Option(min=1, help="How many photographs.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other patients.")] = 0,
+) -> None:
+    """Generate dermoscopic photographs with masks, in the layout of ISIC 2017."""
+    from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings numpy and scipy
+    from adpfl.data.synthetic.dermoscopy_sites import PROFILES  # noqa: PLC0415
+
+    if profile not in PROFILES:
+        raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
+    cases = write_clinic(folder, profile, images=images, seed=seed)
+    patients = len({case.patient for case in cases})
+    typer.echo(f"{folder}: {len(cases)} images of {patients} patients, profile {profile}, seed {seed}")
+
+
+def check(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Folder in a layout that the task reads.")],
+    task: Annotated[str, typer.Option(help="Whose data it is: skin_lesion, kidney_tumor, brain_tumor.")],
+    partition: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON table with a case and a site column, as FeTS's partitioning_1.csv."),
+    ] = None,
+    site_column: Annotated[str | None, typer.Option(help="Which column of the table names the site.")] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks/--no-masks", help="Whether every case must have a reference mask.")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Cases read at once.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")] = False,
+) -> None:
+    """Read every voxel and pixel of a data folder: what each case holds, what there is in all, what is wrong.
+
+    All problems are listed before the command ends with 1. A table on a terminal, JSON lines otherwise: one
+    object a case, then one a problem, then the summary.
+    """
+    from rich.console import Console  # noqa: PLC0415 - help needs none of these
+
+    from adpfl.data.folder_survey import survey  # noqa: PLC0415
+
+    if site_column is not None and partition is None:
+        raise ConfigError(f"--site-column is {site_column!r}; goes with --partition")
+    found = survey(_finder(task), folder, with_masks=masks, table=partition, table_column=site_column)
+    console = Console()
+    if as_json or not console.is_terminal:
+        _print_lines(found, workers)
+    else:
+        from adpfl.experiment.data_tables import print_survey  # noqa: PLC0415
+
+        print_survey(found, console, workers)
+    if found.problems:
+        count = len(found.problems)
+        raise DataError(f"{folder}: {count} {'problem' if count == 1 else 'problems'}")
+    if not found.cases:
+        raise DataError(f"{folder}: holds no images")
+
+
+def _finder(task: str) -> "Finder":
+    from adpfl.data.folder_survey import FINDERS  # noqa: PLC0415 - help needs no numpy
+
+    if task not in FINDERS:
+        raise ConfigError(f"--task is {task!r}; must be one of {', '.join(FINDERS)}")
+    return FINDERS[task]
+
+
+def _print_lines(found: "FolderSurvey", workers: int) -> None:
+    for finding in found.findings(workers=workers):
+        typer.echo(json.dumps({"event": "case", **asdict(finding)}))
+    for problem in found.problems:
+        typer.echo(json.dumps({"event": "problem", "problem": problem}))
+    typer.echo(json.dumps({"event": "summary", **asdict(found.summary())}))
