@@ -128,7 +128,9 @@ def kits_folder(tmp_path: Path) -> Callable[..., Path]:
         for number in numbers:
             place = folder / f"case_{number:05d}"
             _write_nifti(place / "imaging.nii.gz", _image(number), KITS_AFFINE)
-            _write_nifti(place / f"{mask}.nii.gz", _labels((1, 2) if year == 2019 else (1, 2, 3)), KITS_AFFINE)
+            _write_nifti(
+                place / f"{mask}.nii.gz", _labels((1, 2) if year == 2019 else (1, 2, 3)), KITS_AFFINE
+            )
             if year == 2023:
                 (place / "instances").mkdir()
         if year == 2019:
@@ -188,8 +190,7 @@ def msd_folder(tmp_path: Path) -> Callable[..., Path]:
                 "3": "enhancing tumour",
             },
             "training": [
-                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-                for name in names
+                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
             ],
             "test": ["./imagesTs/BRATS_009.nii.gz"],
         }
