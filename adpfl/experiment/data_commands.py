@@ -62,8 +62,7 @@ def check(
     if site_column is not None and partition is None:
         raise ConfigError(f"--site-column is {site_column!r}; goes with --partition")
     found = survey(_finder(task), folder, with_masks=masks, table=partition, table_column=site_column)
-    console = Console()
-    if as_json or not console.is_terminal:
+    if as_json or not (console := Console()).is_terminal:
         _print_lines(found, workers)
     else:
         from adpfl.experiment.data_tables import print_survey  # noqa: PLC0415

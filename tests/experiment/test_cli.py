@@ -23,6 +23,7 @@ COMMANDS = [
     ["audit"],
     ["data"],
     ["data", "generate"],
+    ["data", "check"],
 ]
 
 

@@ -110,7 +110,11 @@ def _run(shared: SharedOptions, choices: "Choices", output: Path) -> None:
     console = Console()
     power = Power(workers=shared.workers or len(os.sched_getaffinity(0)), backend=shared.backend.value)
     command = shlex.join(["adpfl", *sys.argv[1:]])
-    comparison, outcomes = run_comparison(output, choices, command=command, power=power, console=console)
+    try:
+        comparison, outcomes = run_comparison(output, choices, command=command, power=power, console=console)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command goes on in {output}", err=True)
+        raise typer.Exit(130) from None
     print_ending(comparison, outcomes, console)
     if comparison.failed or comparison.unfinished:
         raise typer.Exit(1)

@@ -1,14 +1,15 @@
 """Cells over worker processes: joblib's loky on this machine, or Ray on many that share the folder.
 
 A worker is told which cell, never what the others do; all that comes back is how the cell ended. A cell that
-cannot go on ends alone. Workers watch the process that started them: when it dies they stop at the next local
-step, and the cell's last checkpoint stands.
+cannot go on ends alone. Workers watch the process that started them and end when it has died; a cell's last
+checkpoint then stands.
 """
 
 import importlib
 import importlib.util
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ from adpfl.federated.records import ServerRunRecord
 
 Backend = Literal["local", "ray"]
 
-_ORPHAN_SECONDS = 120.0
+_ORPHAN_SECONDS = 30.0
 """How long a cell waits for a worker of an earlier, killed command to notice that it is alone."""
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ def run_cells(
         StateError: a worker process was killed from outside; the cells' checkpoints stand.
     """
     require_backend(backend)
-    parent = os.getpid() if backend == "local" and workers > 1 else None
-    jobs = (delayed(play)(folder.root, plan, cell, threads, parent) for cell in cells)
+    jobs = (delayed(play)(folder.root, plan, cell, threads) for cell in cells)
     with _configured(backend, workers, threads):
         try:
             yield from Parallel(return_as="generator_unordered", batch_size=1)(jobs)
@@ -98,7 +99,7 @@ def run_cells(
             ) from error
 
 
-def play(root: Path, plan: ComparisonPlan, name: str, threads: int, parent: int | None) -> Outcome:
+def play(root: Path, plan: ComparisonPlan, name: str, threads: int) -> Outcome:
     """Play one cell in this process; what goes wrong becomes an outcome.
 
     Args:
@@ -106,7 +107,6 @@ def play(root: Path, plan: ComparisonPlan, name: str, threads: int, parent: int 
         plan: what stands in it.
         name: the cell.
         threads: that torch may use.
-        parent: the process without which this one stops; None where there is none.
     """
     import torch  # noqa: PLC0415 - the process that shows progress does without
 
@@ -117,10 +117,7 @@ def play(root: Path, plan: ComparisonPlan, name: str, threads: int, parent: int 
     place = folder.cell(name)
     place.root.mkdir(parents=True, exist_ok=True)
     cell = plan.cell(name)
-    hooks = Hooks(
-        round_closed=place.note_rounds,
-        should_stop=lambda: parent is not None and os.getppid() != parent,
-    )
+    hooks = Hooks(round_closed=place.note_rounds)
     try:
         with _alone(place.root / ".lock"):
             timing = (
@@ -161,11 +158,18 @@ def _configured(backend: Backend, workers: int, threads: int) -> Iterator[None]:
         register: Callable[[], None] = importlib.import_module("ray.util.joblib").register_ray
         register()
     elif workers > 1:
-        options |= {"inner_max_num_threads": threads, "initializer": _leave_interrupts_to_the_parent}
+        options |= {"inner_max_num_threads": threads, "initializer": _depend_on, "initargs": (os.getpid(),)}
     with parallel_config("ray" if backend == "ray" else "loky", **options):
         yield
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent ends the workers, which say nothing."""
+def _depend_on(parent: int) -> None:
+    """Make this worker end with its parent, and leave Ctrl-C, which reaches both, to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)  # files are whole at every instant; nothing is left to be said to anybody
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,5 +1,6 @@
 """Comparisons small enough to play in a second: two imaginary clinics, tiny images, two rounds."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from adpfl.config import parse
 from adpfl.experiment.comparison.cells import plan_cells
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.folder import ComparisonFolder
-from adpfl.experiment.comparison.hospitals import furnish, gather
+from adpfl.experiment.comparison.hospitals import describe, furnish, gather
 from adpfl.experiment.comparison.plan import CellPlan, ComparisonPlan
 from adpfl.experiment.report.record import write_record
 from adpfl.privacy.plan import Sampling, UnsafeNonePrivacy
@@ -47,11 +48,12 @@ def make_choices(**changed: Any) -> Choices:
     return parse(CHOICES | changed, Choices, source="choices")
 
 
-def make_comparison(root: Path, **changed: Any) -> tuple[ComparisonFolder, ComparisonPlan]:
+def make_comparison(root: Path, clinics: Path, **changed: Any) -> tuple[ComparisonFolder, ComparisonPlan]:
     """A comparison's folder with its data and its plan, and no cell played."""
     choices = make_choices(**changed)
     folder = ComparisonFolder(root)
-    data = furnish(gather(choices), choices, folder)
+    shutil.copytree(clinics, folder.data)
+    data = describe(gather(choices), choices, folder)
     plan = ComparisonPlan(
         task=choices.task,
         command="adpfl compare",
@@ -75,9 +77,18 @@ def choices_of() -> Callable[..., Choices]:
     return make_choices
 
 
+@pytest.fixture(scope="session")
+def clinics(tmp_path_factory) -> Path:
+    """The images of the default choices, drawn once."""
+    folder = ComparisonFolder(tmp_path_factory.mktemp("clinics"))
+    furnish(gather(make_choices()), make_choices(), folder)
+    return folder.data
+
+
 @pytest.fixture
-def comparison_of() -> Callable[..., tuple[ComparisonFolder, ComparisonPlan]]:
-    return make_comparison
+def comparison_of(clinics) -> Callable[..., tuple[ComparisonFolder, ComparisonPlan]]:
+    """Makes a comparison in a folder; may change any choice but those that decide the images."""
+    return lambda root, **changed: make_comparison(root, clinics, **changed)
 
 
 @pytest.fixture

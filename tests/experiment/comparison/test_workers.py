@@ -1,6 +1,4 @@
-"""Cells end alone, and workers do not outlive the command that started them."""
-
-import os
+"""Cells are played by several processes, each once, and end alone."""
 
 import pytest
 
@@ -21,9 +19,9 @@ def test_several_processes_play_every_cell(tmp_path, comparison_of):
 
 def test_a_cell_that_is_over_is_not_played_again(tmp_path, comparison_of):
     folder, plan = comparison_of(tmp_path)
-    first = play(tmp_path, plan, "fl-seed0", 1, None)
+    first = play(tmp_path, plan, "fl-seed0", 1)
     record = folder.cell("fl-seed0").record.read_bytes()
-    assert play(tmp_path, plan, "fl-seed0", 1, None) == first
+    assert play(tmp_path, plan, "fl-seed0", 1) == first
     assert folder.cell("fl-seed0").record.read_bytes() == record
 
 
@@ -41,14 +39,6 @@ def test_a_cell_that_cannot_go_on_ends_alone(tmp_path, comparison_of):
     assert load_comparison(tmp_path).unfinished == ("dp-fl-seed0", "adp-fl-seed0")
 
 
-def test_a_worker_whose_parent_died_stops_at_its_next_step(tmp_path, comparison_of):
-    _, plan = comparison_of(tmp_path)
-    nobody = os.getppid() + 1  # any process but the real parent: as after the parent's death
-    outcome = play(tmp_path, plan, "fl-seed0", 1, nobody)
-    assert outcome.status == "stopped"
-    assert "stopped after 0 of 2 steps" in outcome.detail
-
-
 def test_a_cell_on_which_another_process_works_waits_and_then_gives_up(tmp_path, comparison_of, monkeypatch):
     monkeypatch.setattr(workers, "_ORPHAN_SECONDS", 0.0)
     folder, plan = comparison_of(tmp_path)
@@ -56,7 +46,7 @@ def test_a_cell_on_which_another_process_works_waits_and_then_gives_up(tmp_path,
     place.root.mkdir(parents=True)
     with working_on(place.root / ".lock") as alone:
         assert alone
-        outcome = play(tmp_path, plan, "fl-seed0", 1, None)
+        outcome = play(tmp_path, plan, "fl-seed0", 1)
     assert outcome.status == "stopped"
     assert "still works on this cell" in outcome.detail
 
