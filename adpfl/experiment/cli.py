@@ -14,6 +14,8 @@ from adpfl.experiment.audit_command import audit
 from adpfl.experiment.comparison.command import COMPARE_EXAMPLE, SWEEP_EXAMPLE, compare, sweep
 from adpfl.experiment.data_commands import CHECK_EXAMPLE, GENERATE_EXAMPLE, check, generate
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
+from adpfl.experiment.pretrain_command import EXAMPLE as PRETRAIN_EXAMPLE
+from adpfl.experiment.pretrain_command import pretrain
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -207,6 +209,7 @@ app.command(short_help="Run the arms against each other, and report.", epilog=CO
 app.command(short_help="Run curves over clip norms, percentiles and budgets.", epilog=SWEEP_EXAMPLE)(sweep)
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
+app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
 data_app.command(short_help="Generate dermoscopic photographs.", epilog=GENERATE_EXAMPLE)(generate)
 data_app.command(short_help="Look through a data folder, case by case.", epilog=CHECK_EXAMPLE)(check)

@@ -9,6 +9,7 @@ from PIL import Image
 from adpfl.errors import RULES, ConfigError, IdentityError
 from adpfl.wire.messages import SiteActivity
 from adpfl.wire.receipts import CommitOutcome
+from adpfl.wire.safetensors_file import read_header
 from adpfl_client import round_work
 from adpfl_client.connection import Connection, StopRequestedError
 from adpfl_client.ledger_store import LedgerStore
@@ -351,3 +352,18 @@ def test_a_refusal_is_said_again_after_joining_again(open_agent, make_config, ma
         with pytest.raises(StopRequestedError):
             agent.work(until_finished=False)
     assert [beat.activity for beat in service.heartbeats] == [SiteActivity.REFUSED] * 3
+
+
+@pytest.mark.parametrize("averaging", [None, {"method": "ema", "decay": 0.9}])
+def test_the_record_says_whether_the_last_model_scored_is_an_average(
+    open_agent, make_config, make_plan, serve, averaging
+):
+    plan, config = make_plan(rounds=1, aggregation={"averaging": averaging}), make_config()
+    serve(plan)
+    with open_agent(config) as agent:
+        agent.work(until_finished=True)
+    record = read_record(config.state_dir / "runs" / "derm")
+    last = "global" if averaging is None else "averaged"
+    assert [(one.round, one.weights) for one in record.evaluations] == [(0, "global"), (1, last)]
+    path = config.state_dir / "models" / "derm" / "round-0001.safetensors"
+    assert read_header(path).description["averaged"] is (averaging is not None)

@@ -18,9 +18,12 @@ COMMANDS = [
     ["demo"],
     ["report"],
     ["kernels"],
+    ["compare"],
+    ["sweep"],
     ["epsilon"],
     ["calibrate"],
     ["audit"],
+    ["pretrain"],
     ["data"],
     ["data", "generate"],
     ["data", "check"],
@@ -42,7 +45,7 @@ def test_every_command_helps(command):
         assert "Example: adpfl" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "epsilon", "calibrate", "audit"])
+@pytest.mark.parametrize("command", ["demo", "compare", "sweep", "epsilon", "calibrate", "audit", "pretrain"])
 def test_help_brings_neither_torch_nor_matplotlib(command):
     program = (
         f"import sys; sys.argv = ['adpfl', '{command}', '--help']\n"

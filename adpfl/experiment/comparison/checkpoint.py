@@ -1,11 +1,13 @@
 """What an unfinished cell goes on from: one safetensors file, replaced in one step after every round.
 
-The tensors are the global model; the metadata holds everything else as JSON. Secret keys are never in it: a
-cell that goes on draws its sampling and noise under fresh ones, as a restarted agent does.
+The tensors are the global model, and the average of models where there is one; the metadata holds everything
+else as JSON. Secret keys are never in it: a cell that goes on draws its sampling and noise under fresh ones,
+as a restarted agent does.
 """
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import NonNegativeFloat, ValidationError
@@ -20,6 +22,8 @@ from adpfl.federated.run_state import RunState
 from adpfl.privacy.engine import EngineState
 
 _KEY = "adpfl"
+_AVERAGED = "averaged/"
+"""Before the names of the average's tensors; no network's tensor has a slash in its name."""
 
 
 class SiteCheckpoint(FrozenModel):
@@ -42,13 +46,27 @@ class Checkpoint(FrozenModel):
     starts: int
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Models:
+    """What a run has between two rounds.
+
+    Attributes:
+        newest: what the next round trains from, by tensor name.
+        averaged: the average of the models so far; None where the plan has none.
+    """
+
+    newest: dict[str, Tensor]
+    averaged: dict[str, Tensor] | None = None
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, models: Models) -> None:
     """Replace the checkpoint in one step.
 
     Raises:
         StateError: the disk refuses.
     """
-    payload = save(weights, metadata={_KEY: checkpoint.model_dump_json()})
+    averaged = {_AVERAGED + name: tensor for name, tensor in (models.averaged or {}).items()}
+    payload = save(models.newest | averaged, metadata={_KEY: checkpoint.model_dump_json()})
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -60,8 +78,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, weights: dict[str, Tens
         raise StateError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def read_checkpoint(path: Path, *, plan_digest: str) -> tuple[Checkpoint, dict[str, Tensor]] | None:
-    """The checkpoint and its model, tensors in the order of their names; None where there is none.
+def read_checkpoint(path: Path, *, plan_digest: str) -> tuple[Checkpoint, Models] | None:
+    """The checkpoint and its models, tensors in the order of their names; None where there is none.
 
     Raises:
         StateError: it cannot be read, or is of another plan.
@@ -78,4 +96,8 @@ def read_checkpoint(path: Path, *, plan_digest: str) -> tuple[Checkpoint, dict[s
         raise StateError(f"{path}: is no checkpoint of this version: {reason}; remove it") from error
     if checkpoint.state.plan.digest() != plan_digest:
         raise StateError(f"{path}: is of another plan; remove it, and the cell starts afresh")
-    return checkpoint, weights
+    averaged = {
+        name.removeprefix(_AVERAGED): tensor for name, tensor in weights.items() if name.startswith(_AVERAGED)
+    }
+    newest = {name: tensor for name, tensor in weights.items() if not name.startswith(_AVERAGED)}
+    return checkpoint, Models(newest, averaged or None)

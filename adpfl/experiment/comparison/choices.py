@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
+from adpfl.data.partition_plan import PartitionPlan
 from adpfl.experiment.arms import Arm
 from adpfl.privacy.plan import Delta, Percentile, Reading, Unit
 
-PartitionChoice = Literal["equal", "source"]
 Values = tuple[PositiveFloat, ...]
 
 
@@ -36,8 +36,10 @@ class Choices(FrozenModel):
     seeds: Annotated[int, Field(ge=1, le=1000)]
     data: Path | None
     """Real images to deal out; None generates hospitals."""
-    partition: PartitionChoice
-    sites: Annotated[int, Field(ge=1, le=1000)]
+    partition: PartitionPlan = PartitionPlan()
+    """How `data` comes to the sites."""
+    sites: Annotated[int, Field(ge=1, le=1000)] | None
+    """None: one for each source, where `partition` deals by sources."""
     cases: Annotated[int, Field(ge=4)]
     """Generated images a hospital."""
     data_seed: NonNegativeInt
@@ -62,6 +64,14 @@ class Choices(FrozenModel):
     curves: Curves = Curves()
 
     @model_validator(mode="after")
+    def _sites_are_known(self) -> "Choices":
+        if self.data is None and self.partition != PartitionPlan():
+            raise ValueError(f"partition is {self.partition.method}; goes with data")
+        if self.sites is None and self.partition.method != "source":
+            raise ValueError(f"sites is absent; must be given with partition {self.partition.method}")
+        return self
+
+    @model_validator(mode="after")
     def _arms_once(self) -> "Choices":
         for arm in self.arms:
             if self.arms.count(arm) > 1:
@@ -70,9 +80,14 @@ class Choices(FrozenModel):
 
     def options(self) -> dict[str, str]:
         """Every choice as text, by the option's name."""
-        document = self.model_dump(mode="json")
-        curves = {f"curves.{name}": value for name, value in document.pop("curves").items()}
-        return {name: _text(value) for name, value in (document | curves).items()}
+        flat: dict[str, object] = {}
+        for name, value in self.model_dump(mode="json").items():
+            flat |= (
+                {f"{name}.{key}": one for key, one in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+        return {name: _text(value) for name, value in flat.items()}
 
 
 def _text(value: object) -> str:

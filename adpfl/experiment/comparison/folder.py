@@ -2,6 +2,7 @@
 
 - comparison.json: the plan
 - data/<site>/...: the sites' images
+- initial.safetensors: what cells with a warm start begin with
 - cells/<cell>/run.json: the coordinator's record
 - cells/<cell>/sites/<site>/site.json: a site's record, with overlay-*.png beside it
 - cells/<cell>/timing.json: written last; a cell with it is over
@@ -30,6 +31,7 @@ PLAN_FILE = "comparison.json"
 TIMING_FILE = "timing.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "progress.json"
+INITIAL_MODEL_FILE = "initial.safetensors"
 
 
 class CellTiming(FrozenModel):
@@ -79,6 +81,11 @@ class ComparisonFolder:
     def data(self) -> Path:
         """The folder above the sites' images."""
         return self.root / "data"
+
+    @property
+    def initial_model(self) -> Path:
+        """The weights that cells with a warm start begin with; absent where no cell does."""
+        return self.root / INITIAL_MODEL_FILE
 
     def site_data(self, site: str) -> Path:
         """A site's images and masks."""

@@ -1,19 +1,19 @@
 """Models and updates of one run in memory, under the digests by which the coordinator knows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adpfl.errors import StateError
-from adpfl.federated.aggregation import WeightedUpdate, aggregate
-from adpfl.federated.run_events import Aggregate
+from adpfl.federated.round_models import make_models
+from adpfl.federated.run_events import Aggregate, AggregationDone
 from adpfl.wire.chunks import DEFAULT_CHUNK_SIZE, FLOAT32, Manifest, TensorSpec, iter_chunks, sha256_hex
 
 
 class ModelStore:
-    """What the aggregator keeps as chunks on its disk: the newest model, and the open round's updates."""
+    """What the aggregator keeps as chunks on its disk: newest model, average, the open round's updates."""
 
     def __init__(self) -> None:
         self._chunks: dict[str, bytes] = {}
@@ -49,21 +49,18 @@ class ModelStore:
             for tensor, piece in zip(manifest.tensors, pieces, strict=True)
         }
 
-    def aggregate(self, action: Aggregate) -> str:
-        """Do the coordinator's sum and let go of everything but its result, whose digest is returned.
+    def aggregate(self, action: Aggregate) -> AggregationDone:
+        """Make the models that the coordinator asks for, and let go of everything else.
 
         Raises:
             IntegrityError: an update or the sum holds a value that is not finite.
         """
-        updates: Sequence[WeightedUpdate] = [
-            WeightedUpdate(part.site, part.weight, self._manifest(part.update_digest))
-            for part in action.contributions
-        ]
-        base = self._manifest(action.base_digest)
-        result = aggregate(base, updates, read=self._chunks.__getitem__, write=self._keep)
-        self._manifests = {result.digest: result}
-        self._chunks = {digest: self._chunks[digest] for digest in result.chunk_digests}
-        return result.digest
+        made = make_models(action, manifest=self._manifest, read=self._chunks.__getitem__, write=self._keep)
+        self._manifests = {manifest.digest: manifest for manifest in made.manifests}
+        self._chunks = {
+            digest: self._chunks[digest] for manifest in made.manifests for digest in manifest.chunk_digests
+        }
+        return made.done(action.round)
 
     def _keep(self, chunk: bytes) -> str:
         digest = sha256_hex(chunk)

@@ -18,7 +18,7 @@ from adpfl.federated.records import EvaluationRecord, SiteRunRecord, StepRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.evaluate import OnPrediction, evaluate
-from adpfl.learning.initial_model import model_layout
+from adpfl.learning.initial_model import update_layout
 from adpfl.learning.local_update import local_update
 from adpfl.learning.networks import dimension
 from adpfl.learning.units import TrainingUnits
@@ -45,7 +45,7 @@ class SimulatedSite:
         self._task = task
         self._held_out = split.held_out
         self._units = TrainingUnits(split.training, task=task, plan=plan)
-        self._dimension = dimension(model_layout(plan, task))
+        self._dimension = dimension(update_layout(plan, task))
         self.training_patients = len({case.patient for case in split.training})
         self.progress = SiteCheckpoint()
 
@@ -79,7 +79,12 @@ class SimulatedSite:
         return update.delta
 
     def score(
-        self, weights: Mapping[str, Tensor], round_number: int, *, on_prediction: OnPrediction | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        round_number: int,
+        *,
+        averaged: bool = False,
+        on_prediction: OnPrediction | None = None,
     ) -> None:
         """Score a global model on the held-out cases and keep the figures.
 
@@ -94,6 +99,8 @@ class SimulatedSite:
             round_number=round_number,
             on_prediction=on_prediction,
         )
+        if averaged:
+            evaluation = evaluation.model_copy(update={"weights": "averaged"})
         self._keep(evaluations=(*self.progress.evaluations, evaluation))
 
     def has_score(self, round_number: int) -> bool:
@@ -103,7 +110,7 @@ class SimulatedSite:
     def score_with_overlays(
         self, weights: Mapping[str, Tensor], round_number: int, folder: Path
     ) -> tuple[str, ...]:
-        """Score, and draw the first held-out cases into a folder; returns the pictures' names."""
+        """Score the published model, and draw the first held-out cases; returns the pictures' names."""
         drawn: list[str] = []
 
         def draw(label: str, case: Case, prediction: Tensor) -> None:
@@ -112,7 +119,8 @@ class SimulatedSite:
                 self._task.write_overlay(prediction, case, folder / name)
                 drawn.append(name)
 
-        self.score(weights, round_number, on_prediction=draw)
+        averaged = self._plan.aggregation.averaging is not None
+        self.score(weights, round_number, averaged=averaged, on_prediction=draw)
         return tuple(drawn)
 
     def record(self, *, status: str, summary: str, overlays: tuple[str, ...]) -> SiteRunRecord:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from adpfl.errors import IntegrityError, StateError
-from adpfl.experiment.comparison.checkpoint import Checkpoint
+from adpfl.experiment.comparison.checkpoint import Checkpoint, Models
 from adpfl.experiment.comparison.model_store import ModelStore
 from adpfl.experiment.comparison.simulated_site import SimulatedSite
 from adpfl.experiment.comparison.stopwatch import Stopwatch
@@ -19,7 +19,6 @@ from adpfl.federated.coordinator import new_run, step, task_for
 from adpfl.federated.records import ServerRound, ServerRunRecord, SiteRunRecord, TimelineEvent
 from adpfl.federated.run_events import (
     Aggregate,
-    AggregationDone,
     AggregationFailed,
     Event,
     RoundClosed,
@@ -75,17 +74,19 @@ class Simulation:
         cls,
         checkpoint: Checkpoint,
         sites: Sequence[SimulatedSite],
-        weights: dict[str, Tensor],
+        models: Models,
         watch: Stopwatch,
     ) -> "Simulation":
         """A run as its checkpoint left it.
 
         Raises:
-            StateError: the model is not the one that the coordinator's state names.
+            StateError: the models are not those that the coordinator's state names.
         """
         run = cls(sites, checkpoint.state, watch)
-        if run._store.put(weights) != checkpoint.state.model_digest:
-            raise StateError(f"run {run.plan.run}: the checkpoint's model is not the one that it names")
+        averaged = None if models.averaged is None else run._store.put(models.averaged)
+        named = (checkpoint.state.model_digest, checkpoint.state.averaged_digest)
+        if (run._store.put(models.newest), averaged) != named:
+            raise StateError(f"run {run.plan.run}: the checkpoint's models are not those that it names")
         run._rounds = list(checkpoint.rounds)
         run._timeline = list(checkpoint.timeline)
         run.starts = checkpoint.starts + 1
@@ -101,9 +102,13 @@ class Simulation:
         return self.state.plan
 
     @property
-    def weights(self) -> dict[str, Tensor]:
-        """The newest global model."""
-        return self._store.weights(self.state.model_digest)
+    def models(self) -> Models:
+        """The newest global model, and the average where there is one."""
+        averaged = self.state.averaged_digest
+        return Models(
+            self._store.weights(self.state.model_digest),
+            None if averaged is None else self._store.weights(averaged),
+        )
 
     def play_round(self, should_stop: Callable[[], bool]) -> None:
         """Train every site that has a task, until the coordinator has closed the round or failed the run.
@@ -132,7 +137,7 @@ class Simulation:
         number = self.state.rounds_closed
         if self.state.over or (number % every_rounds if every_rounds else number):
             return
-        weights = self.weights
+        weights = self.models.newest
         with self._watch.measure(EVALUATION):
             for site in self._sites.values():
                 if not site.has_score(number):
@@ -150,13 +155,13 @@ class Simulation:
         )
 
     def conclude(self, folder_of: Callable[[str], Path]) -> tuple[SiteRunRecord, ...]:
-        """Score the final model with overlays, and give every site's record.
+        """Score the model that the run publishes, with overlays, and give every site's record.
 
         Args:
             folder_of: the existing folder of a site's record, which pictures are drawn into.
         """
         finished = self.state.status == "finished"
-        weights = self.weights
+        weights = self._store.weights(self.state.published_digest)
         records = []
         for name, site in self._sites.items():
             overlays: tuple[str, ...] = ()
@@ -197,11 +202,11 @@ class Simulation:
 
     def _aggregate(self, action: Aggregate) -> None:
         try:
-            result = self._store.aggregate(action)
+            done = self._store.aggregate(action)
         except IntegrityError as error:
             self._tell(AggregationFailed(action.round, str(error)))
         else:
-            self._tell(AggregationDone(action.round, result))
+            self._tell(done)
 
     def _fail(self, reason: str, round_number: int) -> None:
         """End the run where a site cannot go on: with another site's data the round would be another."""

@@ -4,11 +4,14 @@ After every round a checkpoint replaces the last, so that a killed process costs
 in. A cell that is over is known by its `timing.json`, which is written last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from adpfl.data.partition import split_held_out
-from adpfl.experiment.comparison.checkpoint import read_checkpoint, write_checkpoint
+from adpfl.errors import StateError
+from adpfl.experiment.comparison.checkpoint import Models, read_checkpoint, write_checkpoint
 from adpfl.experiment.comparison.folder import CellFolder, CellTiming, ComparisonFolder
 from adpfl.experiment.comparison.plan import CellPlan, ComparisonPlan
 from adpfl.experiment.comparison.simulated_site import SimulatedSite
@@ -16,9 +19,12 @@ from adpfl.experiment.comparison.simulation import EVALUATION, TRAINING, Simulat
 from adpfl.experiment.comparison.software import software_versions
 from adpfl.experiment.comparison.stopwatch import TOTAL, Stopwatch
 from adpfl.experiment.report.record import SITE_FILE, write_record
-from adpfl.learning.initial_model import build_network, model_layout
-from adpfl.learning.networks import weights_of
+from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.initial_model import build_network, load_weights, model_layout
+from adpfl.learning.networks import TensorLayout, weights_of
 from adpfl.tasks.registry import get_task
+from adpfl.tasks.task import Task
+from adpfl.wire.safetensors_file import read_warm_start
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def run_cell(
 
     Raises:
         DataError: an image cannot be read.
-        StateError: the checkpoint cannot be read, or the disk refuses.
+        StateError: the checkpoint or the initial model cannot be used, or the disk refuses.
         TrainingStoppedError: a hook said so.
     """
     watch = Stopwatch()
@@ -69,7 +75,7 @@ def run_cell(
         run.play_round(hooks.should_stop)
         if not run.state.over:
             run.score_if_due(comparison.evaluate_every_rounds)
-            write_checkpoint(place.checkpoint, run.checkpoint(), run.weights)
+            write_checkpoint(place.checkpoint, run.checkpoint(), run.models)
         hooks.round_closed(run.state.rounds_closed)
     return _conclude(run, place, watch, threads=threads)
 
@@ -91,10 +97,27 @@ def _open(
     ]
     found = read_checkpoint(folder.cell(cell.cell).checkpoint, plan_digest=cell.plan.digest())
     if found is None:
-        return Simulation.begin(cell.plan, sites, weights_of(build_network(cell.plan, task)), watch)
-    checkpoint, weights = found
-    ordered = {tensor.name: weights[tensor.name] for tensor in model_layout(cell.plan, task)}
+        return Simulation.begin(cell.plan, sites, _first_weights(folder, cell.plan, task), watch)
+    checkpoint, models = found
+    layout = model_layout(cell.plan, task)
+    ordered = Models(
+        _in_order(models.newest, layout),
+        None if models.averaged is None else _in_order(models.averaged, layout),
+    )
     return Simulation.go_on(checkpoint, sites, ordered, watch)
+
+
+def _first_weights(folder: ComparisonFolder, plan: RunPlan, task: Task) -> dict[str, Tensor]:
+    """Random weights, or those of the comparison's initial model where the plan starts warm."""
+    if plan.warm_start is None:
+        return weights_of(build_network(plan, task))
+    if read_warm_start(folder.initial_model) != plan.warm_start:
+        raise StateError(f"{folder.initial_model}: is not what run {plan.run} starts from by its plan")
+    return load_weights(folder.initial_model, model_layout(plan, task))
+
+
+def _in_order(weights: dict[str, Tensor], layout: Sequence[TensorLayout]) -> dict[str, Tensor]:
+    return {tensor.name: weights[tensor.name] for tensor in layout}
 
 
 def _conclude(run: Simulation, place: CellFolder, watch: Stopwatch, *, threads: int) -> CellTiming:

@@ -13,7 +13,14 @@ from adpfl.experiment.comparison.folder import load_comparison
 from adpfl.experiment.comparison.simulator import Hooks, run_cell
 from adpfl.experiment.report.record import read_record
 from adpfl.federated.records import ServerRunRecord, SiteRunRecord
-from adpfl.learning.initial_model import build_network, model_layout
+from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.initial_model import (
+    build_network,
+    load_weights,
+    model_layout,
+    save_weights,
+    update_layout,
+)
 from adpfl.learning.local_update import TrainingStoppedError, local_update
 from adpfl.learning.networks import dimension, weights_of
 from adpfl.learning.units import TrainingUnits
@@ -21,6 +28,7 @@ from adpfl.privacy import accounting
 from adpfl.privacy.engine import PrivacyEngine
 from adpfl.tasks.registry import get_task
 from adpfl.wire.chunks import manifest_of_arrays
+from adpfl.wire.safetensors_file import read_warm_start
 
 
 def final_digest(folder, cell):
@@ -165,6 +173,50 @@ def test_training_that_diverges_is_recorded_as_failed(tmp_path, comparison_of, r
     assert comparison.unfinished == ("dp-fl-seed0", "adp-fl-seed0")
 
 
+def changed(cell, **update):
+    return cell.model_copy(update={"plan": type(cell.plan).model_validate(cell.plan.model_dump() | update)})
+
+
+def test_an_average_is_published_and_survives_a_cut(tmp_path, repeatable, comparison_of):
+    whole_folder, plan, cell = repeatable
+    averaging = {**cell.plan.aggregation.model_dump(), "averaging": {"method": "ema", "decay": 0.5}}
+    averaged = changed(cell, aggregation=averaging, rounds=3)
+    run_cell(whole_folder, plan, averaged)
+    folder, _ = comparison_of(tmp_path / "b")
+    with pytest.raises(TrainingStoppedError):
+        run_cell(folder, plan, averaged, hooks=Hooks(should_stop=StopAfter(9)))  # in the third round
+    run_cell(folder, plan, averaged)
+
+    found, expected = (
+        read_record(place.cell(cell.cell).record, ServerRunRecord) for place in (folder, whole_folder)
+    )
+    assert found.rounds[-1].averaged_digest == expected.rounds[-1].averaged_digest is not None
+    evaluations = read_record(folder.cell(cell.cell).site("site1") / "site.json", SiteRunRecord).evaluations
+    assert [one.weights for one in evaluations] == ["global", "global", "global", "averaged"]
+
+
+def test_a_warm_start_begins_with_the_weights_that_the_plan_names(repeatable):
+    folder, plan, cell = repeatable
+    task = get_task("skin_lesion")
+    other = changed(cell, seed=99)
+    save_weights(folder.initial_model, weights_of(build_network(other.plan, task)), plan=other.plan)
+    start = read_warm_start(folder.initial_model)
+    head = changed(
+        cell,
+        warm_start=start.model_dump(),
+        network={**cell.plan.network.model_dump(), "trainable": ["head"]},
+    )
+    run_cell(folder, plan, head)
+    record = read_record(folder.cell(cell.cell).record, ServerRunRecord)
+    arrays = {name: tensor.numpy() for name, tensor in weights_of(build_network(other.plan, task)).items()}
+    assert record.rounds[0].base_digest == manifest_of_arrays(arrays).digest
+
+    wrong = changed(head, warm_start=start.model_copy(update={"model_digest": "0" * 64}).model_dump())
+    folder.cell(cell.cell).timing.unlink()
+    with pytest.raises(StateError, match="is not what run fl-seed0 starts from"):
+        run_cell(folder, plan, wrong)
+
+
 def test_a_checkpoint_of_another_plan_is_refused(repeatable):
     folder, plan, cell = repeatable
     with pytest.raises(TrainingStoppedError):
@@ -190,10 +242,11 @@ def test_a_checkpoint_holds_no_key(repeatable):
         run_cell(folder, plan, cell, hooks=Hooks(should_stop=StopAfter(5)))
     found = read_checkpoint(folder.cell(cell.cell).checkpoint, plan_digest=cell.plan.digest())
     assert found is not None
-    checkpoint, weights = found
+    checkpoint, models = found
     assert isinstance(checkpoint, FrozenModel)
     assert checkpoint.state.rounds_closed == 1
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert all(torch.isfinite(tensor).all() for tensor in models.newest.values())
+    assert models.averaged is None
     assert "key" not in checkpoint.model_dump_json()
 
 
@@ -208,3 +261,82 @@ def test_an_image_that_cannot_be_read_ends_the_cell_but_not_for_good(repeatable)
     image.write_bytes(content)
     run_cell(folder, plan, cell)
     assert folder.cell(cell.cell).is_over
+
+
+@pytest.fixture
+def averaging(repeatable):
+    """The repeatable cell with five rounds of which an average is published, and part of a warm network."""
+    folder, plan, cell = repeatable
+    warmer = cell.plan.model_copy(update={"seed": 9})
+    save_weights(
+        folder.initial_model,
+        weights_of(build_network(warmer, get_task("skin_lesion"))),
+        plan=warmer,
+        pretrained={"trained_on": "generated", "words": "a test"},
+    )
+    changed = cell.plan.model_dump() | {
+        "rounds": 5,
+        "warm_start": read_warm_start(folder.initial_model).model_dump(),
+        "network": {"trainable": ["head", "norms"]},
+        "aggregation": {"weights": "patients", "averaging": {"method": "tail", "rounds": 3}},
+    }
+    return folder, plan, cell.model_copy(update={"plan": RunPlan.model_validate(changed)})
+
+
+def test_a_cell_publishes_its_average_and_scores_that(averaging):
+    folder, plan, cell = averaging
+    run_cell(folder, plan, cell)
+    server = read_record(folder.cell(cell.cell).record, ServerRunRecord)
+    assert [entry.averaged_digest is not None for entry in server.rounds] == [False, False, False, True, True]
+    site = read_record(folder.cell(cell.cell).site("site1") / "site.json", SiteRunRecord)
+    assert [one.weights for one in site.evaluations] == ["global"] * 5 + ["averaged"]
+    assert [one.round for one in site.evaluations] == list(range(6))
+
+
+@pytest.mark.parametrize("steps", [13, 17])
+def test_an_averaging_cell_cut_off_goes_on_to_the_same_bytes(tmp_path, averaging, comparison_of, steps):
+    whole_folder, plan, cell = averaging
+    run_cell(whole_folder, plan, cell)
+    folder, _ = comparison_of(tmp_path / "b")
+    folder.initial_model.write_bytes(whole_folder.initial_model.read_bytes())
+    with pytest.raises(TrainingStoppedError):
+        run_cell(folder, plan, cell, hooks=Hooks(should_stop=StopAfter(steps)))
+    run_cell(folder, plan, cell)
+    found, expected = (
+        read_record(place.cell(cell.cell).record, ServerRunRecord).rounds[-1]
+        for place in (folder, whole_folder)
+    )
+    assert found.averaged_digest == expected.averaged_digest is not None
+    assert found.result_digest == expected.result_digest
+
+
+def test_frozen_tensors_stay_as_the_initial_model_has_them(averaging):
+    folder, plan, cell = averaging
+    seen = {}
+    layout = model_layout(cell.plan, get_task("skin_lesion"))
+    first = load_weights(folder.initial_model, layout)
+
+    def stop_in_the_last_round():
+        found = read_checkpoint(folder.cell(cell.cell).checkpoint, plan_digest=cell.plan.digest())
+        if found is not None and found[0].state.rounds_closed == 4:
+            seen.update({"newest": found[1].newest, "averaged": found[1].averaged})
+            return True
+        return False
+
+    with pytest.raises(TrainingStoppedError):
+        run_cell(folder, plan, cell, hooks=Hooks(should_stop=stop_in_the_last_round))
+    trained = {tensor.name for tensor in update_layout(cell.plan, get_task("skin_lesion"))}
+    for weights in seen.values():
+        moved = {name for name, tensor in weights.items() if not torch.equal(tensor, first[name])}
+        assert moved == trained
+        assert set(weights) == set(first)
+    assert any(not torch.equal(seen["newest"][name], seen["averaged"][name]) for name in trained)
+
+
+def test_another_initial_model_than_the_plans_is_refused(averaging):
+    folder, plan, cell = averaging
+    save_weights(
+        folder.initial_model, weights_of(build_network(cell.plan, get_task("skin_lesion"))), plan=cell.plan
+    )
+    with pytest.raises(StateError, match="is not what run fl-seed0 starts from by its plan"):
+        run_cell(folder, plan, cell)
