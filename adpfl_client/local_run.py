@@ -88,7 +88,7 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
             rule="policy.allowed_tasks",
         )
     data = site.data[plan.task]
-    units = TrainingUnits(data.training, task=data.task, plan=plan)
+    units = TrainingUnits(data.training, task=data.task, plan=plan, cache_bytes=data.cache_bytes)
     layout, trainable = model_layout(plan, data.task), update_layout(plan, data.task)
     reservations = site.ledger.reservations(plan.run)
     fresh = SiteRunRecord(

@@ -19,6 +19,8 @@ class SiteData:
     task: "Task"
     training: tuple[Case, ...]
     held_out: tuple[Case, ...]
+    cache_bytes: int = 2**30
+    """Memory for preprocessed training images, in each run."""
 
     @property
     def training_patients(self) -> tuple[str, ...]:
@@ -40,4 +42,4 @@ def load_site_data(task_name: str, config: TaskDataConfig) -> SiteData:
     """
     task = get_task(task_name)
     split = split_held_out(task.read(config.path), config.held_out_fraction, config.split_seed)
-    return SiteData(task, split.training, split.held_out)
+    return SiteData(task, split.training, split.held_out, cache_bytes=config.cache_mib * 2**20)

@@ -5,8 +5,10 @@ crops and augmentation, follows the run's public seed and depends on nothing but
 it needs no secrecy.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.per_sample import UnitBatch
 from adpfl.tasks.task import Sample, Task
 
+CACHE_BYTES: Final = 1024 * 2**20
+"""Default bound on the loaded samples of one run that are kept in memory."""
+
 
 class TrainingUnits:
     """The units of privacy of one site, in a fixed order: patients, or cases where the unit is the record.
@@ -26,14 +31,15 @@ class TrainingUnits:
         cases: the training cases; none held out.
         task: loads and augments them.
         plan: grid, unit, records per unit, augmentation and seed.
-        cache_bytes: bound on the loaded samples that are kept in memory; the rest are loaded anew each time.
+        cache_bytes: bound on the loaded samples that are kept in memory. The rest are read from disk and
+            preprocessed anew each time, which for volumes can cost more than training; one warning says so.
 
     Raises:
         DataError: there are no cases.
     """
 
     def __init__(
-        self, cases: Sequence[Case], *, task: Task, plan: RunPlan, cache_bytes: int = 512 * 2**20
+        self, cases: Sequence[Case], *, task: Task, plan: RunPlan, cache_bytes: int = CACHE_BYTES
     ) -> None:
         if not cases:
             raise DataError(f"task {task.name}: no training cases; at least one is needed")
@@ -45,7 +51,9 @@ class TrainingUnits:
         self._plan = plan
         self._records = min(plan.local.records_per_unit, max(len(unit) for unit in self._units))
         self._cache: dict[str, Sample] = {}
+        self._cache_bytes = cache_bytes
         self._cache_room = cache_bytes
+        self._warned = False
 
     def __len__(self) -> int:
         """Number of units: the public n of sampling and accounting."""
@@ -108,6 +116,14 @@ class TrainingUnits:
         if size <= self._cache_room:
             self._cache[case.case] = sample
             self._cache_room -= size
+        elif not self._warned:
+            self._warned = True
+            cases = sum(map(len, self._units))
+            warnings.warn(
+                f"task {self._task.name}: {len(self._cache)} of {cases} images fill the cache of "
+                f"{self._cache_bytes >> 20} MiB; others are read from disk at every step that draws them",
+                stacklevel=2,
+            )
         return sample
 
     def _check_shape(self, case: Case, sample: Sample) -> None:

@@ -1,5 +1,6 @@
 """What a batch of units holds, and what decides it."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -117,12 +118,19 @@ def test_samples_are_loaded_once_while_the_cache_has_room(
     blob_task: Any, case_of: CaseOf, plan_of: PlanOf
 ) -> None:
     sample_bytes = 16 * 16 * 5
-    for cache_bytes, loads in ((2**20, 7), (0, 14), (sample_bytes * 3, 3 + 2 * 4)):
+    for cache_bytes, loads, told in (
+        (2**20, 7, None),
+        (0, 14, "0 of 7 images fill"),
+        (sample_bytes * 3, 3 + 2 * 4, "3 of 7 images fill"),
+    ):
         blob_task.loaded.clear()
         plan = plan_of(local={"records_per_unit": 4})
         units = TrainingUnits(cases(case_of), task=blob_task, plan=plan, cache_bytes=cache_bytes)
-        assert equal(batch(units, [0, 1, 2]), batch(units, [0, 1, 2]))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert equal(batch(units, [0, 1, 2]), batch(units, [0, 1, 2]))
         assert len(blob_task.loaded) == loads
+        assert [told in str(warning.message) for warning in caught] == ([True] if told else [])
 
 
 def test_a_step_sees_a_crop_of_the_cached_whole(

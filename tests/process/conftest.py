@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from adpfl.data.synthetic.ct import write_hospital
 from adpfl.data.synthetic.dermoscopy import write_clinic
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,11 @@ def free_port() -> int:
 
 
 class Federation:
-    """A folder with one server and three sites, and the processes started from it."""
+    """A folder with one server and its sites, and the processes started from it."""
+
+    sites = SITES
+    task = "skin_lesion"
+    evaluate_every_rounds = 0
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,11 +46,11 @@ class Federation:
     def plan(self, **changes: Any) -> dict[str, Any]:
         plan = {
             "run": RUN,
-            "task": "skin_lesion",
+            "task": self.task,
             "image_size": [64, 64],
             "rounds": 4,
             "local": {"steps": 8, "learning_rate": 0.1},
-            "cohort": {"sites": list(SITES), "quorum": 3, "round_deadline_seconds": 300},
+            "cohort": {"sites": list(self.sites), "quorum": len(self.sites), "round_deadline_seconds": 300},
             "privacy": {
                 "mode": "paper",
                 "reading": "multiplier",
@@ -66,18 +71,18 @@ class Federation:
         }
         (self.root / "server.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         accepted = {"run": plan["run"], "reason": "a test on generated images", "by": "the test"}
-        for site in SITES:
+        for site in self.sites:
             document = {
                 "site": site,
                 "state_dir": f"../state/{site}",
-                "data": {"skin_lesion": {"path": f"../data/{site}", "held_out_fraction": 0.25}},
+                "data": {self.task: {"path": f"../data/{site}", "held_out_fraction": 0.25}},
                 "policy": {
-                    "data_set_id": f"{site}-lesions",
-                    "allowed_tasks": ["skin_lesion"],
+                    "data_set_id": f"{site}-{self.task.replace('_', '-')}",
+                    "allowed_tasks": [self.task],
                     "minimum_patients": 2,
                     "accept_unbounded": [accepted],
                 },
-                "evaluate_every_rounds": 0,
+                "evaluate_every_rounds": self.evaluate_every_rounds,
                 "threads": 1,
             }
             path = self.root / "sites" / f"{site}.yaml"
@@ -85,15 +90,18 @@ class Federation:
 
     def prepare(self, plan: dict[str, Any]) -> None:
         """Make data, keys and enrolments, and start the server."""
-        for seed, (site, profile) in enumerate(zip(SITES, "ABC", strict=True)):
-            write_clinic(self.root / "data" / site, profile, images=12, seed=seed, size=(96, 128))
+        for seed, (site, profile) in enumerate(zip(self.sites, "ABC", strict=False)):
+            self.write_data(self.root / "data" / site, profile, seed)
         self.configure(plan)
         self.command("adpfl_server", "init", "--config", "server.yaml")
         self.start_server()
-        for site in SITES:
+        for site in self.sites:
             bundle = f"{site}.bundle.json"
             self.command("adpfl_server", "enroll", site, "--config", "server.yaml", "--output", bundle)
             self.command("adpfl_client", "enroll", bundle, "--site", site)
+
+    def write_data(self, folder: Path, profile: str, seed: int) -> None:
+        write_clinic(folder, profile, images=12, seed=seed, size=(96, 128))
 
     def command(self, module: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -182,6 +190,26 @@ class Federation:
             process.wait()
 
 
+class KidneyFederation(Federation):
+    """Two hospitals of a few coarse CTs each."""
+
+    sites = SITES[:2]
+    task = "kidney_tumor"
+    evaluate_every_rounds = 1
+
+    def plan(self, **changes: Any) -> dict[str, Any]:
+        small = {
+            "image_size": [16, 16, 16],
+            "spacing_mm": [8.0, 8.0, 8.0],
+            "rounds": 2,
+            "local": {"steps": 2, "learning_rate": 0.1},
+        }
+        return super().plan(**(small | changes))
+
+    def write_data(self, folder: Path, profile: str, seed: int) -> None:
+        write_hospital(folder, profile, cases=4, seed=seed, extent_mm=(200.0, 208.0, 272.0), pixel_mm=6.0)
+
+
 def listens(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0):
@@ -192,7 +220,15 @@ def listens(port: int) -> bool:
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
+    yield from started(Federation(tmp_path))
+
+
+@pytest.fixture
+def kidney_federation(tmp_path: Path) -> Iterator[Federation]:
+    yield from started(KidneyFederation(tmp_path))
+
+
+def started(made: Federation) -> Iterator[Federation]:
     try:
         yield made
     finally:

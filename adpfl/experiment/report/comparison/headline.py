@@ -8,7 +8,13 @@ from adpfl.experiment.report.comparison.guarantees import judged
 from adpfl.experiment.report.comparison.metrics import Metric
 from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.summary import SettingSummary
-from adpfl.experiment.report.comparison.targets import LARGEST_LOSS, LARGEST_VARIATION, Target, change_words
+from adpfl.experiment.report.comparison.targets import (
+    LARGEST_LOSS,
+    LARGEST_VARIATION,
+    Target,
+    change_words,
+    doubt_words,
+)
 from adpfl.experiment.report.words import TASKS, capital, count, joined, number
 
 _LEVEL: Final = 0.005
@@ -106,7 +112,8 @@ def _adaptive(adp_fl: SettingSummary, metric: Metric, aim: Target | None) -> str
         if aim.outcome == "reached"
         else f"more than the {LARGEST_LOSS:.0%} that were aimed at: this aim was not reached"
     )
-    return f"{told}, {change_words(figure.relative_difference)} FL: {verdict}."
+    doubt = f" ({words})" if (words := doubt_words(adp_fl, metric)) else ""
+    return f"{told}, {change_words(figure.relative_difference)} FL: {verdict}{doubt}."
 
 
 def _fixed(dp_fl: SettingSummary, metric: Metric, fixed_at: str, best: str) -> str:

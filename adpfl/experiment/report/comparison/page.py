@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adpfl.evaluation.overlays import PREDICTION_COLOR, REFERENCE_COLOR
 from adpfl.experiment.comparison.folder import ComparisonFolder, load_comparison
 from adpfl.experiment.report import data_words
 from adpfl.experiment.report.comparison import (
@@ -25,9 +24,10 @@ from adpfl.experiment.report.comparison.look import MARKS
 from adpfl.experiment.report.comparison.markdown import report_markdown
 from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.targets import change_words
+from adpfl.experiment.report.overlay_words import overlay_words
 from adpfl.experiment.report.privacy_words import Fact
 from adpfl.experiment.report.record import write_record
-from adpfl.experiment.report.rendering import css_color, rendered, write_text
+from adpfl.experiment.report.rendering import rendered, write_text
 
 PAGE_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
@@ -147,15 +147,14 @@ def _privacy(contents: Contents) -> dict[str, Any]:
 
 
 def _pictures(contents: Contents) -> dict[str, Any]:
+    overlays = overlay_words(contents.structures, data_words.reference_words(contents.note))
     return {
         "convergence": panels.convergence_chart(contents),
         "patients": panels.patients_chart(contents, contents.leading),
         "patient_panels": panels.patient_panels(contents),
         "boundaries": panels.boundaries_chart(contents),
-        "cases": side_by_side(contents.arms),
-        "reference_words": data_words.reference_words(contents.note),
-        "reference_color": css_color(REFERENCE_COLOR),
-        "prediction_color": css_color(PREDICTION_COLOR),
+        "cases": side_by_side(contents.arms, wide=overlays.wide),
+        "overlays": overlays,
         "threshold_panels": panels.threshold_panels(contents),
         "threshold_runs": panels.threshold_runs(contents),
         "curves": panels.curve_panels(contents),

@@ -152,4 +152,5 @@ def _local_words(plan: RunPlan) -> str:
     told = f"{count(local.steps, 'step')} a round, learning rate {local.learning_rate:g}"
     if local.momentum:
         told += f", momentum {local.momentum:g} after the release"
-    return told + f", weights of sites {plan.aggregation.weights}"
+    weights = "by their patients" if plan.aggregation.weights == "patients" else "equally"
+    return f"{told}; sites are weighted {weights}"

@@ -104,8 +104,8 @@ def convergence_table(contents: Contents) -> Table:
     height = _NEARLY * reference.mean[-1] if reference else None
     rows = [(band.label, _first_at(band, height), _roughness(band), *_ends(band)) for band in bands]
     return table(
-        f"First round at which the mean of the runs reached {_NEARLY:.0%} of FL's final figure, and the mean "
-        "change from one evaluation to the next over the second half: small is smooth.",
+        f"First evaluated round at which the mean of the runs reached {_NEARLY:.0%} of FL's final figure, "
+        "and the mean change from one evaluation to the next over the second half: small is smooth.",
         ("Arm", f"Round of {_NEARLY:.0%} of FL's final", "Change between evaluations", "Initial", "Final"),
         rows,
         arms=[band.arm for band in bands],

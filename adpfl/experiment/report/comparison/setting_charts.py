@@ -121,6 +121,8 @@ def curve(
                 textcoords="offset points",
                 ha="right",
                 color=LIGHT["ink"],
+                bbox={"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
+                zorder=5,
             )
         for band in bands:
             _curve_line(axes, band, look.styles[band.arm], axis.own.get(band.arm))

@@ -32,8 +32,10 @@ class FigureSummary(FrozenModel):
     """Those among them without a figure."""
     difference: Difference | None = None
     """To the reference, paired by seed; None of the reference itself."""
+    reference: float | None = None
+    """The reference's mean over the same seeds."""
     relative_difference: float | None = None
-    """The mean difference over the reference's mean of the same seeds."""
+    """The mean difference over `reference`."""
 
 
 class VariationSummary(FrozenModel):
@@ -116,7 +118,8 @@ def _figure(
     ours = setting.by_seed(metric, structure)
     theirs = reference.by_seed(metric, structure) if reference else {}
     difference = paired_difference(ours, theirs)
-    shared = [theirs[seed] for seed in ours.keys() & theirs.keys()]
+    shared = [theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    reference_mean = statistics.fmean(shared) if shared else None
     by_site: dict[str, list[float]] = {}
     for figure in figures.values():
         for site, found in figure.sites.items():
@@ -131,7 +134,8 @@ def _figure(
         patients=sum(len(site.patients) for figure in figures.values() for site in figure.sites.values()),
         patients_missing=sum(figure.patients_missing for figure in figures.values()),
         difference=difference,
-        relative_difference=ratio(difference.mean, statistics.fmean(shared)) if difference else None,
+        reference=reference_mean,
+        relative_difference=ratio(difference.mean, reference_mean) if difference else None,
     )
 
 

@@ -57,6 +57,20 @@ def targets(
     return tuple(target for target in found if target is not None)
 
 
+def doubt_words(adp_fl: SettingSummary, metric: Metric) -> str:
+    """Why the interval does not settle whether ADP-FL's loss is small enough; empty where it does."""
+    figure = adp_fl.figure(metric)
+    difference = figure.difference
+    if difference is None or figure.reference is None:
+        return ""
+    if difference.interval is None:
+        return "one run does not settle it"
+    limit = -LARGEST_LOSS * figure.reference
+    if not difference.interval.low < limit < difference.interval.high:
+        return ""
+    return f"{count(difference.n, 'pair')} of runs do not settle it: the interval holds the limit"
+
+
 def overhead(timings: Sequence[CellTiming]) -> float:
     """Share of all cells' time that was neither local training nor evaluation."""
     total = sum(timing.total_seconds for timing in timings)
@@ -75,12 +89,13 @@ def _loss(adp_fl: SettingSummary, metric: Metric) -> Target | None:
     if figure.difference is None or figure.relative_difference is None:
         return None
     loss = -figure.relative_difference
+    doubt = f"; {words}" if (words := doubt_words(adp_fl, metric)) else ""
     return Target(
         key="loss",
         aim=f"ADP-FL's {metric.label} at most {LARGEST_LOSS:.0%} under FL's",
         found=(
             f"{change_words(figure.relative_difference)} FL: {signed(figure.difference.mean)} "
-            f"({interval_words(figure.difference)})"
+            f"({interval_words(figure.difference)}){doubt}"
         ),
         outcome="reached" if loss <= LARGEST_LOSS else "not reached",
     )

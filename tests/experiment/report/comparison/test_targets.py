@@ -24,6 +24,7 @@ def arm(name, label, values, *, patients=0.1, patients_ratio=None, runs_ratio=No
         patients=30,
         patients_missing=0,
         difference=difference,
+        reference=None if difference is None else 0.82,
         relative_difference=None if difference is None else difference.mean / 0.82,
     )
     variation = VariationSummary(
@@ -95,6 +96,16 @@ def test_a_missed_aim_is_said_in_the_headline():
     arms = (arm("fl", "FL", FL), arm("adp-fl", "ADP-FL", (0.70, 0.72, 0.74)))
     told = findings(arms, DICE, targets(arms, DICE, ()))
     assert "12.2% under FL: more than the 2% that were aimed at: this aim was not reached." in told[1]
+
+
+def test_an_interval_that_holds_the_limit_settles_nothing():
+    arms = (arm("fl", "FL", FL), arm("adp-fl", "ADP-FL", (0.70, 0.82, 0.92)))
+    aims = targets(arms, DICE, ())
+    assert aims[0].outcome == "reached"
+    assert "three pairs of runs do not settle it" in aims[0].found
+    assert "do not settle it" in findings(arms, DICE, aims)[1]
+    sure = (arm("fl", "FL", FL), arm("adp-fl", "ADP-FL", (0.801, 0.820, 0.841)))
+    assert "settle" not in targets(sure, DICE, ())[0].found
 
 
 def test_a_harmless_fixed_threshold_is_said_to_be_harmless():
