@@ -22,6 +22,7 @@ COMMANDS = [
     ["calibrate"],
     ["audit"],
     ["pretrain"],
+    ["utility"],
     ["data"],
     ["data", "generate"],
     ["data", "check"],

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.experiment.arms import Arm
+from adpfl.experiment.comparison.recipes import UtilityChoices
 from adpfl.privacy.plan import Delta, Percentile, Reading, Unit
 
 PartitionChoice = Literal["equal", "source"]
@@ -60,6 +61,8 @@ class Choices(FrozenModel):
     percentile: Percentile
     target_epsilon: PositiveFloat
     curves: Curves = Curves()
+    utility: UtilityChoices | None = None
+    """Recipes for an honest budget, beside the arms; None runs none."""
 
     @model_validator(mode="after")
     def _arms_once(self) -> "Choices":
@@ -72,7 +75,13 @@ class Choices(FrozenModel):
         """Every choice as text, by the option's name."""
         document = self.model_dump(mode="json")
         curves = {f"curves.{name}": value for name, value in document.pop("curves").items()}
-        return {name: _text(value) for name, value in (document | curves).items()}
+        utility = document.pop("utility")
+        start = {} if utility is None else {"initial_model": _digest(utility["warm_start"])}
+        return {name: _text(value) for name, value in (document | curves | start).items()}
+
+
+def _digest(warm_start: dict[str, str] | None) -> str | None:
+    return None if warm_start is None else warm_start["model_digest"]
 
 
 def _text(value: object) -> str:
