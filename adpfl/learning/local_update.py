@@ -139,7 +139,7 @@ class _GradientSource:
             self._loss,
             chunk_units=self._chunk_units,
             keep_bytes=self._memory_bytes // 2,
-            method=self._method or "vmap",
+            method=self._method or "layers",
         )
 
 
