@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
+from adpfl.data.partition_plan import PartitionPlan
 from adpfl.experiment.arms import Arm
 from adpfl.experiment.comparison.recipes import UtilityChoices
 from adpfl.privacy.plan import Delta, Percentile, Reading, Unit
 
-PartitionChoice = Literal["equal", "source"]
 Values = tuple[PositiveFloat, ...]
 
 
@@ -37,8 +37,10 @@ class Choices(FrozenModel):
     seeds: Annotated[int, Field(ge=1, le=1000)]
     data: Path | None
     """Real images to deal out; None generates hospitals."""
-    partition: PartitionChoice
-    sites: Annotated[int, Field(ge=1, le=1000)]
+    partition: PartitionPlan = PartitionPlan()
+    """How `data` comes to the sites."""
+    sites: Annotated[int, Field(ge=1, le=1000)] | None
+    """None: one for each source, where `partition` deals by sources."""
     cases: Annotated[int, Field(ge=4)]
     """Generated images a hospital."""
     data_seed: NonNegativeInt
@@ -65,6 +67,14 @@ class Choices(FrozenModel):
     """Recipes for an honest budget, beside the arms; None runs none."""
 
     @model_validator(mode="after")
+    def _sites_are_known(self) -> "Choices":
+        if self.data is None and self.partition != PartitionPlan():
+            raise ValueError(f"partition is {self.partition.method}; goes with data")
+        if self.sites is None and self.partition.method != "source":
+            raise ValueError(f"sites is absent; must be given with partition {self.partition.method}")
+        return self
+
+    @model_validator(mode="after")
     def _arms_once(self) -> "Choices":
         for arm in self.arms:
             if self.arms.count(arm) > 1:
@@ -73,15 +83,14 @@ class Choices(FrozenModel):
 
     def options(self) -> dict[str, str]:
         """Every choice as text, by the option's name."""
-        document = self.model_dump(mode="json")
-        curves = {f"curves.{name}": value for name, value in document.pop("curves").items()}
-        utility = document.pop("utility")
-        start = {} if utility is None else {"initial_model": _digest(utility["warm_start"])}
-        return {name: _text(value) for name, value in (document | curves | start).items()}
-
-
-def _digest(warm_start: dict[str, str] | None) -> str | None:
-    return None if warm_start is None else warm_start["model_digest"]
+        flat: dict[str, object] = {}
+        for name, value in self.model_dump(mode="json").items():
+            flat |= (
+                {f"{name}.{key}": one for key, one in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+        return {name: _text(value) for name, value in flat.items()}
 
 
 def _text(value: object) -> str:

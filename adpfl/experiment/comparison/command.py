@@ -151,6 +151,8 @@ def _run(
         typer.echo(f"interrupted; the same command goes on in {output}", err=True)
         raise typer.Exit(130) from None
     print_ending(comparison, outcomes, console)
+    if comparison.runs and console.is_terminal:
+        typer.echo(f"report: {output / 'report.html'} (open it in a browser)")
     if comparison.failed or comparison.unfinished:
         raise typer.Exit(1)
 

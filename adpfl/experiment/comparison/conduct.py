@@ -15,6 +15,7 @@ from adpfl.experiment.comparison.hospitals import furnish, gather
 from adpfl.experiment.comparison.plan import ComparisonPlan
 from adpfl.experiment.comparison.progress import shown
 from adpfl.experiment.comparison.workers import Backend, Outcome, require_backend, run_cells
+from adpfl.experiment.report.comparison.page import write_comparison
 from adpfl.experiment.report.record import write_record
 
 
@@ -36,7 +37,7 @@ def run_comparison(
     console: Console,
     initial_model: Path | None = None,
 ) -> tuple[Comparison, tuple[Outcome, ...]]:
-    """Make the hospitals, play every cell that is not over, and read all of them back.
+    """Make the hospitals, play every cell that is not over, and write the report of all.
 
     Args:
         output: the comparison's folder.
@@ -81,7 +82,10 @@ def run_comparison(
             for outcome in outcomes:
                 ended.append(outcome)
                 display.ended(outcome)
-        return load_comparison(folder.root), tuple(ended)
+        comparison = load_comparison(folder.root)
+        if comparison.runs:
+            write_comparison(folder.root)
+        return comparison, tuple(ended)
 
 
 def _begin(

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from adpfl.data.case import Case
-from adpfl.data.partition import deal_by_source, deal_to_sites, split_held_out
+from adpfl.data.deal import deal
+from adpfl.data.partition import split_held_out
 from adpfl.data.site_folder import write_site_folder
-from adpfl.data.synthetic.dermoscopy import is_generated
-from adpfl.errors import ConfigError, DataError
+from adpfl.errors import DataError
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.folder import ComparisonFolder
 from adpfl.experiment.comparison.plan import DataDescription
@@ -31,31 +31,23 @@ def gather(choices: Choices) -> tuple[Share, ...]:
     """Read and deal out the given images, writing nothing: what is wrong with them is known before a start.
 
     Raises:
-        ConfigError: the choices contradict each other.
         DataError: the given folder cannot be read, or has too few patients for its sites.
     """
-    names = tuple(f"site{number}" for number in range(1, choices.sites + 1))
     if choices.data is None:
-        if choices.partition != "equal":
-            raise ConfigError(f"--partition is {choices.partition}; goes with --data")
-        return tuple(Share(name) for name in names)
-    cases = get_task(choices.task).read(choices.data)
-    if choices.partition == "source":
-        by_source = deal_by_source(cases)
-        shares = tuple(
-            Share(f"site{number}", dealt) for number, dealt in enumerate(by_source.values(), start=1)
-        )
-    else:
-        dealt = deal_to_sites(cases, choices.sites, choices.data_seed)
-        shares = tuple(Share(name, share) for name, share in zip(names, dealt, strict=True))
-    for share in shares:
-        patients = len({case.patient for case in share.cases})
+        return tuple(Share(f"site{number}") for number in range(1, (choices.sites or 1) + 1))
+    try:
+        cases = get_task(choices.task).read(choices.data)
+    except DataError as error:
+        raise DataError(f"--data: {error}") from error
+    shares = deal(cases, choices.partition, choices.sites, choices.data_seed)
+    for site, share in shares.items():
+        patients = len({case.patient for case in share})
         if patients < _LEAST_PATIENTS:
             raise DataError(
-                f"--data is {choices.data}: {share.site} would have {count(patients, 'patient')}; "
-                f"must have at least {_LEAST_PATIENTS}"
+                f"--data is {choices.data}: {site} would have {count(patients, 'patient')}; must have at "
+                f"least {_LEAST_PATIENTS}, one of them held out"
             )
-    return shares
+    return tuple(Share(site, share) for site, share in shares.items())
 
 
 def furnish(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFolder) -> DataDescription:
@@ -94,7 +86,7 @@ def describe(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFold
             if given
             else f"{count(len(shares), 'imaginary hospital')} of {choices.cases} generated cases each"
         ),
-        synthetic=not given or any(map(is_generated, everything)),
+        synthetic=not given or any(map(settings_of(choices.task).is_generated, everything)),
         patients_are=patients_are(everything),
         partition=_partition_words(choices),
         training_patients=training,
@@ -105,8 +97,17 @@ def describe(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFold
 
 
 def _partition_words(choices: Choices) -> str:
+    partition = choices.partition
     if choices.data is None:
         return "each site has its own devices, patients and habits of annotation"
-    if choices.partition == "source":
-        return "a site for each source that the data set names"
-    return "patients dealt equally at random"
+    match partition.method:
+        case "source":
+            whose = "the data set" if partition.table is None else partition.table.name
+            return f"a site for each institution that {whose} names"
+        case "equal":
+            return "patients dealt at random, equally many to each site"
+        case "quantity":
+            return f"patients dealt at random, sites of uneven size (Dirichlet, {partition.concentration:g})"
+        case "dirichlet":
+            what = "source" if partition.covariate == "source" else "size of the lesion"
+            return f"patients dealt unevenly by {what} (Dirichlet, {partition.concentration:g})"

@@ -30,6 +30,15 @@ class PartitionOption(StrEnum):
 
     EQUAL = "equal"
     SOURCE = "source"
+    DIRICHLET = "dirichlet"
+    QUANTITY = "quantity"
+
+
+class CovariateOption(StrEnum):
+    """What sites differ in under `dirichlet`."""
+
+    SOURCE = "source"
+    LESION_SIZE = "lesion_size"
 
 
 class NetworkOption(StrEnum):
@@ -63,9 +72,25 @@ class SharedOptions:
         Path | None, typer.Option(help="Folder of real images to deal to the sites; generated ones without.")
     ] = None
     partition: Annotated[
-        PartitionOption, typer.Option(help="How --data is dealt: equally, or by its sources.")
+        PartitionOption,
+        typer.Option(
+            help="How --data comes to the sites: in equal shares, by its sources (hospitals), or unevenly, "
+            "by what lies in the images (dirichlet) or in numbers alone (quantity)."
+        ),
     ] = PartitionOption.EQUAL
-    sites: Annotated[int, typer.Option(min=1, max=1000, help="Hospitals.")] = 4
+    concentration: Annotated[
+        float, typer.Option(help="dirichlet, quantity: small is uneven, large is even.")
+    ] = 0.5
+    covariate: Annotated[CovariateOption, typer.Option(help="dirichlet: what sites differ in.")] = (
+        CovariateOption.LESION_SIZE
+    )
+    partition_table: Annotated[
+        Path | None, typer.Option(help="source: CSV or JSON table with a case and a site column.")
+    ] = None
+    site_column: Annotated[str | None, typer.Option(help="Which column of the table names the site.")] = None
+    sites: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Hospitals [4; with source as many as there are].")
+    ] = None
     cases: Annotated[int | None, typer.Option(min=4, help="Generated cases a hospital [by task].")] = None
     data_seed: Annotated[
         int, typer.Option(min=0, help="Of generated data, of the deal and of who is held out.")
@@ -129,6 +154,15 @@ class SharedOptions:
             if name not in _NO_CHOICES
         }
         document["momentum"] = settings.momentum
+        document["partition"] = {
+            "method": self.partition,
+            "concentration": self.concentration,
+            "covariate": self.covariate,
+            "table": self.partition_table,
+            "table_column": self.site_column,
+        }
+        if self.sites is None and self.partition is not PartitionOption.SOURCE:
+            document["sites"] = _SITES
         if self.image_size is not None:
             document["image_size"] = numbers("--image-size", self.image_size, int)
         if self.spacing_mm is not None:
@@ -136,8 +170,12 @@ class SharedOptions:
         return parse(document | beyond, Choices, source="options")
 
 
-_NO_CHOICES: Final = frozenset({"workers", "backend"})
-"""They decide no figure, and may change from one start of a comparison to the next."""
+_SITES: Final = 4
+_NO_CHOICES: Final = frozenset(
+    {"workers", "backend", "concentration", "covariate", "partition_table", "site_column"}
+)
+"""Workers and backend decide no figure, and may change from one start to the next; the others are parts of
+the partition."""
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:

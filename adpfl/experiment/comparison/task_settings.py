@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from adpfl.data.case import Case
 from adpfl.errors import ConfigError
 
 Generate = Callable[[Path, str, int, int], None]
@@ -31,6 +32,7 @@ class TaskSettings:
         cases: generated images a hospital.
         profiles: of the generated hospitals, in the order in which sites take them.
         generate: makes a hospital.
+        is_generated: whether a case came from `generate`, also after it was copied or dealt out.
         spacing_mm: of a voxel, for volumes; None is the task's own.
     """
 
@@ -46,6 +48,7 @@ class TaskSettings:
     cases: int
     profiles: tuple[str, ...]
     generate: Generate
+    is_generated: Callable[[Case], bool]
     spacing_mm: tuple[float, ...] | None = None
 
 
@@ -54,6 +57,38 @@ def _dermoscopy(folder: Path, profile: str, cases: int, seed: int) -> None:
 
     write_clinic(folder, profile, images=cases, seed=seed)
 
+
+def _ct(folder: Path, profile: str, cases: int, seed: int) -> None:
+    from adpfl.data.synthetic.ct import write_hospital  # noqa: PLC0415 - brings scipy
+
+    write_hospital(folder, profile, cases=cases, seed=seed)
+
+
+def _mri(folder: Path, profile: str, cases: int, seed: int) -> None:
+    from adpfl.data.synthetic.mri import write_hospital  # noqa: PLC0415 - brings scipy
+
+    write_hospital(folder, profile, cases=cases, seed=seed)
+
+
+def _is_photograph(case: Case) -> bool:
+    from adpfl.data.synthetic.dermoscopy import is_generated  # noqa: PLC0415 - brings scipy
+
+    return is_generated(case)
+
+
+def _is_ct(case: Case) -> bool:
+    from adpfl.data.synthetic.ct import is_generated  # noqa: PLC0415 - brings scipy
+
+    return is_generated(case)
+
+
+def _is_mri(case: Case) -> bool:
+    from adpfl.data.synthetic.mri import is_generated  # noqa: PLC0415 - brings scipy
+
+    return is_generated(case)
+
+
+_PROFILES = ("A", "B", "C", "D")
 
 _SETTINGS = {
     "skin_lesion": TaskSettings(
@@ -67,8 +102,41 @@ _SETTINGS = {
         percentile=75.0,
         clip_norms=(0.1, 0.3, 3.0, 10.0),
         cases=80,
-        profiles=("A", "B", "C", "D"),
+        profiles=_PROFILES,
         generate=_dermoscopy,
+        is_generated=_is_photograph,
+    ),
+    "kidney_tumor": TaskSettings(
+        image_size=(32, 32, 32),
+        spacing_mm=(4.0, 4.0, 4.0),
+        rounds=30,
+        steps=6,
+        learning_rate=0.1,
+        momentum=0.9,
+        sampling_probability=0.2,
+        clip_norm=1.0,
+        percentile=75.0,
+        clip_norms=(0.1, 0.3, 3.0, 10.0),
+        cases=32,
+        profiles=_PROFILES,
+        generate=_ct,
+        is_generated=_is_ct,
+    ),
+    "brain_tumor": TaskSettings(
+        image_size=(32, 32, 32),
+        spacing_mm=(3.0, 3.0, 3.0),
+        rounds=30,
+        steps=6,
+        learning_rate=0.1,
+        momentum=0.9,
+        sampling_probability=0.2,
+        clip_norm=1.0,
+        percentile=75.0,
+        clip_norms=(0.1, 0.3, 3.0, 10.0),
+        cases=32,
+        profiles=_PROFILES,
+        generate=_mri,
+        is_generated=_is_mri,
     ),
 }
 

@@ -21,7 +21,6 @@ CHOICES: dict[str, Any] = {
     "arms": ["fl", "dp-fl", "adp-fl"],
     "seeds": 1,
     "data": None,
-    "partition": "equal",
     "sites": 2,
     "cases": 8,
     "data_seed": 0,

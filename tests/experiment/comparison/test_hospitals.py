@@ -43,15 +43,15 @@ def test_given_images_are_dealt_so_that_no_patient_is_at_two_sites(tmp_path, cho
 
 
 def test_sites_by_source_are_the_sources(tmp_path, choices_of, clinic):
-    choices = choices_of(data=str(clinic), partition="source")
+    choices = choices_of(data=str(clinic), partition={"method": "source"}, sites=None)
     data = furnish(gather(choices), choices, ComparisonFolder(tmp_path / "out"))
     assert len(data.sites) == 1  # one clinic is one source
-    assert "source" in data.partition
+    assert data.partition == "a site for each institution that the data set names"
 
 
 def test_a_partition_of_generated_data_is_refused(choices_of):
-    with pytest.raises(ConfigError, match="--partition is source; goes with --data"):
-        gather(choices_of(partition="source"))
+    with pytest.raises(ConfigError, match="partition is source; goes with data"):
+        choices_of(partition={"method": "source"})
 
 
 def test_too_few_patients_for_the_sites_are_named_before_anything_is_written(tmp_path, choices_of, clinic):

@@ -63,4 +63,4 @@ def test_another_initial_model_is_another_comparison(choices_of):
         choices_of(arms=["fl"], utility={"warm_start": WARM | {"model_digest": digest * 32}}).options()
         for digest in ("ab", "cd")
     )
-    assert {name for name in one if one[name] != other[name]} == {"initial_model"}
+    assert {name for name in one if one[name] != other[name]} == {"utility.warm_start"}
