@@ -11,7 +11,14 @@ from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
 from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
 from adpfl.experiment.audit_command import audit
-from adpfl.experiment.comparison.command import COMPARE_EXAMPLE, SWEEP_EXAMPLE, compare, sweep
+from adpfl.experiment.comparison.command import (
+    COMPARE_EXAMPLE,
+    SWEEP_EXAMPLE,
+    UTILITY_EXAMPLE,
+    compare,
+    sweep,
+    utility,
+)
 from adpfl.experiment.data_commands import CHECK_EXAMPLE, GENERATE_EXAMPLE, check, generate
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
 from adpfl.experiment.pretrain_command import EXAMPLE as PRETRAIN_EXAMPLE
@@ -207,6 +214,7 @@ def kernels(
 
 app.command(short_help="Run the arms against each other, and report.", epilog=COMPARE_EXAMPLE)(compare)
 app.command(short_help="Run curves over clip norms, percentiles and budgets.", epilog=SWEEP_EXAMPLE)(sweep)
+app.command(short_help="Run what wins utility back at an honest budget.", epilog=UTILITY_EXAMPLE)(utility)
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
 app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)

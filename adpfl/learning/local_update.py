@@ -165,7 +165,7 @@ class _GradientSource:
             self._loss,
             chunk_units=self._chunk_units,
             keep_bytes=keep_bytes,
-            method=self._method or "vmap",
+            method=self._method or "layers",
         )
 
 

@@ -24,6 +24,7 @@ COMMANDS = [
     ["calibrate"],
     ["audit"],
     ["pretrain"],
+    ["utility"],
     ["data"],
     ["data", "generate"],
     ["data", "check"],

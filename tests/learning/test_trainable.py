@@ -22,7 +22,7 @@ from adpfl.learning.networks import (
     weight_layout,
     weights_of,
 )
-from adpfl.learning.per_sample import UnitBatch, microbatch_gradients, vmap_gradients
+from adpfl.learning.per_sample import UnitBatch, layer_gradients, microbatch_gradients
 from adpfl.learning.plan import NetworkPlan
 from adpfl.learning.trainable import trainable_names
 from adpfl.learning.units import TrainingUnits
@@ -133,7 +133,7 @@ def test_gradients_of_the_trainable_tensors_are_those_of_the_whole_network(
     )
     names = [tensor.name for tensor in parameter_layout(some)]
     assert 0 < len(names) < len(everything)
-    for gradients in (vmap_gradients, microbatch_gradients):
+    for gradients in (layer_gradients, microbatch_gradients):
         for name, found in zip(names, gradients(some, batch, dice_cross_entropy), strict=True):
             wanted = everything[name]
             assert float((found - wanted).norm()) <= 1e-4 * float(wanted.norm()) + 1e-7, name

@@ -9,6 +9,7 @@ from typing import Final
 from adpfl.experiment.arms import Arm, privacy_of_arm
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.plan import CellPlan, Group
+from adpfl.experiment.comparison.recipes import recipes_for
 from adpfl.federated.run_plan import AggregationPlan, CohortPlan, RunPlan
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import FixedThreshold, PercentileThreshold, PrivacyPlan, Sampling
@@ -23,7 +24,7 @@ def plan_cells(choices: Choices, sites: tuple[str, ...]) -> tuple[CellPlan, ...]
         choices: what was asked.
         sites: the cohort.
     """
-    return tuple(_arms(choices, sites)) + tuple(_curves(choices, sites))
+    return (*_arms(choices, sites), *_curves(choices, sites), *_recipes(choices, sites))
 
 
 def _arms(choices: Choices, sites: tuple[str, ...]) -> Iterator[CellPlan]:
@@ -49,6 +50,25 @@ def _curves(choices: Choices, sites: tuple[str, ...]) -> Iterator[CellPlan]:
                 for seed in range(curves.seeds):
                     changed = choices.model_copy(update={key: value})
                     yield _cell(changed, sites, group=group, arm=arm, value=value, seed=seed)
+
+
+def _recipes(choices: Choices, sites: tuple[str, ...]) -> Iterator[CellPlan]:
+    """Recipes for an honest budget, seed by seed."""
+    if choices.utility is None:
+        return
+    for seed in range(choices.seeds):
+        for recipe in recipes_for(choices.utility):
+            name = f"utility-{recipe.key}-seed{seed}"
+            privacy = _privacy(choices, recipe.arm)
+            plan = _run_plan(choices, sites, name, seed, privacy)
+            yield CellPlan(
+                cell=name,
+                group="utility",
+                arm=recipe.key,
+                label=recipe.label,
+                seed=seed,
+                plan=recipe.applied(plan, privacy, choices.utility.warm_start),
+            )
 
 
 def _cell(

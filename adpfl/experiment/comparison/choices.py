@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 from adpfl.config import FrozenModel, Name
 from adpfl.data.partition_plan import PartitionPlan
 from adpfl.experiment.arms import Arm
+from adpfl.experiment.comparison.recipes import UtilityChoices
 from adpfl.privacy.plan import Delta, Percentile, Reading, Unit
 
 Values = tuple[PositiveFloat, ...]
@@ -62,6 +63,8 @@ class Choices(FrozenModel):
     percentile: Percentile
     target_epsilon: PositiveFloat
     curves: Curves = Curves()
+    utility: UtilityChoices | None = None
+    """Recipes for an honest budget, beside the arms; None runs none."""
 
     @model_validator(mode="after")
     def _sites_are_known(self) -> "Choices":

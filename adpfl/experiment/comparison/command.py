@@ -19,6 +19,10 @@ COMPARE_EXAMPLE: Final = (
 )
 SWEEP_EXAMPLE: Final = "Example: adpfl sweep --task skin_lesion --over clip-norm,noise --output sweep"
 
+UTILITY_EXAMPLE: Final = (
+    "Example: adpfl utility --task skin_lesion --initial-model warm.safetensors --output utility"
+)
+
 _AXES: Final = ("clip-norm", "percentile", "noise", "budget")
 
 Output = Annotated[
@@ -101,7 +105,36 @@ def sweep(
     _run(shared, choices, output)
 
 
-def _run(shared: SharedOptions, choices: "Choices", output: Path) -> None:
+@with_shared_options
+def utility(
+    *,
+    shared: SharedOptions,
+    initial_model: Annotated[
+        Path | None,
+        typer.Option(help="Weights of `adpfl pretrain`, for the recipes that start warm."),
+    ] = None,
+    seeds: Seeds = 3,
+    output: Output = Path("utility"),
+) -> None:
+    """Run recipes for an honest budget: what a finite epsilon costs, and what wins it back.
+
+    FL without privacy, and the rigorous arm at --target-epsilon: plain; with several views of each image and
+    an average of the models; started from --initial-model with all weights, or with few of them trained.
+    Large Poisson batches and few steps, the same for all. The same command on the same folder goes on where
+    it was stopped or killed. Exits with 1 where a cell failed.
+    """
+    from adpfl.experiment.comparison.recipes import SETTINGS  # noqa: PLC0415 - help needs none of these
+    from adpfl.wire.safetensors_file import read_warm_start  # noqa: PLC0415
+
+    chosen = {name: value for name, value in SETTINGS.items() if getattr(shared, name, None) is None}
+    start = None if initial_model is None else read_warm_start(initial_model).model_dump(mode="json")
+    choices = shared.choices(arms=["fl"], seeds=seeds, utility={"warm_start": start}, **chosen)
+    _run(shared, choices, output, initial_model=initial_model)
+
+
+def _run(
+    shared: SharedOptions, choices: "Choices", output: Path, *, initial_model: Path | None = None
+) -> None:
     from rich.console import Console  # noqa: PLC0415 - help needs none of these
 
     from adpfl.experiment.comparison.conduct import Power, run_comparison  # noqa: PLC0415
@@ -111,7 +144,9 @@ def _run(shared: SharedOptions, choices: "Choices", output: Path) -> None:
     power = Power(workers=shared.workers or len(os.sched_getaffinity(0)), backend=shared.backend.value)
     command = shlex.join(["adpfl", *sys.argv[1:]])
     try:
-        comparison, outcomes = run_comparison(output, choices, command=command, power=power, console=console)
+        comparison, outcomes = run_comparison(
+            output, choices, command=command, power=power, console=console, initial_model=initial_model
+        )
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command goes on in {output}", err=True)
         raise typer.Exit(130) from None

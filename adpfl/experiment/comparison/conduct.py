@@ -1,5 +1,6 @@
 """A comparison from an empty folder, or from wherever an earlier start left it, to its report."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +29,23 @@ class Power:
 
 
 def run_comparison(
-    output: Path, choices: Choices, *, command: str, power: Power, console: Console
+    output: Path,
+    choices: Choices,
+    *,
+    command: str,
+    power: Power,
+    console: Console,
+    initial_model: Path | None = None,
 ) -> tuple[Comparison, tuple[Outcome, ...]]:
     """Make the hospitals, play every cell that is not over, and write the report of all.
+
+    Args:
+        output: the comparison's folder.
+        choices: what was asked.
+        command: what was typed.
+        power: what may be used.
+        console: where progress is shown.
+        initial_model: the weights that cells with a warm start begin with; copied into the folder.
 
     Returns:
         The comparison as it stands, and how the cells ended that this call played.
@@ -44,7 +59,7 @@ def run_comparison(
     if choices.data is not None and choices.data.resolve().is_relative_to(output.resolve()):
         raise ConfigError(f"--data is {choices.data}; must not lie in --output {output}")
     with claimed(output) as folder:
-        plan = earlier_plan(folder, choices) or _begin(folder, choices, command)
+        plan = earlier_plan(folder, choices) or _begin(folder, choices, command, initial_model)
         waiting = [cell.cell for cell in plan.cells if not folder.cell(cell.cell).is_over]
         ended: list[Outcome] = []
         with shown(console, folder, plan) as display:
@@ -73,8 +88,12 @@ def run_comparison(
         return comparison, tuple(ended)
 
 
-def _begin(folder: ComparisonFolder, choices: Choices, command: str) -> ComparisonPlan:
-    """Write the data, then the plan: a folder with a plan has its data."""
+def _begin(
+    folder: ComparisonFolder, choices: Choices, command: str, initial_model: Path | None
+) -> ComparisonPlan:
+    """Write data and initial model, then the plan: a folder with a plan has the others."""
+    if initial_model is not None:
+        shutil.copyfile(initial_model, folder.initial_model)
     shares = gather(choices)
     data = furnish(shares, choices, folder)
     plan = ComparisonPlan(
