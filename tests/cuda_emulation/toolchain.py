@@ -38,7 +38,10 @@ ADDRESS = Sanitizer(
     "-O0",
     ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEMULATION_ADDRESS_SANITIZER"),
     ("-fsanitize=address,undefined",),
-    (("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0:exitcode=66"), ("UBSAN_OPTIONS", "print_stacktrace=0")),
+    (
+        ("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0:exitcode=66"),
+        ("UBSAN_OPTIONS", "print_stacktrace=0"),
+    ),
 )
 THREAD = Sanitizer(
     "thread",
@@ -71,7 +74,7 @@ def find_nvcc() -> str | None:
 
 
 def why_not(sanitizer: Sanitizer, folder: Path) -> str | None:
-    """Why a sanitizer cannot be used on this machine, found by a program that does nothing; None where it can."""
+    """Why a sanitizer cannot be used here, found by a program that does nothing; None where it can."""
     program = folder / f"{sanitizer.name}_works"
     command = ["c++", "-x", "c++", "-", *sanitizer.linked, "-o", str(program)]
     built = subprocess.run(command, input="int main() {}", capture_output=True, text=True, check=False)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from instructions import C_TYPES, SIZES, Instruction, Kernel, UnknownPtxError, label_of
 
-
 SHARED_GAP = 64  # bytes between two variables in shared memory, which no kernel may touch
 
 

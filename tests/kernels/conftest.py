@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark and isinstance(item, pytest.Function) and not item.get_closest_marker("full"):
             choices.setdefault((item.path, item.originalname, mark.args[0]), []).append(item)
     for (_, name, count), found in choices.items():
-        generator = random.Random(f"{SAMPLE_SEED} {name}")  # noqa: S311 - a choice of tests
+        generator = random.Random(f"{SAMPLE_SEED} {name}")
         kept = set(generator.sample(sorted(item.name for item in found), min(count, len(found))))
         for item in found:
             if item.name not in kept:

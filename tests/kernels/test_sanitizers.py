@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiled them, under AddressSanitizer with UndefinedBehaviorSanitizer and ThreadSanitizer.
+"""The CUDA kernels as nvcc compiled them, under sanitizers for addresses, undefined behaviour and threads.
 
 What each of them proves, and what none can, is listed in csrc/README.md.
 """
@@ -74,10 +74,10 @@ def started(emulation):
         for usual in [architecture == "90" and (sanitizer, blocks) != ("thread", "launched")]
         if blocks == "small" or sanitizer == "address" or architecture == "90"
     ],
-    ids=lambda build: "-".join(build),
+    ids="-".join,
 )
 def device(request, builder, emulation, sanitizer_called, small_blocks, started):
-    """The emulated device under a sanitizer: for an architecture's PTX, with blocks as launched or small ones."""
+    """The emulated device under a sanitizer: one architecture's PTX, blocks as launched or small."""
     name, architecture, blocks = request.param
     sanitizer = sanitizer_called(name)
     program = small_blocks if blocks == "small" else builder.KERNELS
@@ -132,12 +132,12 @@ NORMS = "ILi2E"
 SUM = "ILi2E|clip_factors|LawE1ELi20E|advance"
 BUGS = {
     "no barrier in the norms' tree": (
-        "thread", "cuda/norms.cuh", "__syncthreads();\n    if (threadIdx.x < half) {", "if (threadIdx.x < half) {",
-        NORMS, "data race",
+        "thread", "cuda/norms.cuh",
+        "__syncthreads();\n    if (threadIdx.x < half) {", "if (threadIdx.x < half) {", NORMS, "data race",
     ),
     "no barrier between a byte's bins and their use": (
-        "thread", "cuda/norms.cuh", "__syncthreads();\n    const unsigned int mine", "const unsigned int mine",
-        SUM, "data race",
+        "thread", "cuda/norms.cuh",
+        "__syncthreads();\n    const unsigned int mine", "const unsigned int mine", SUM, "data race",
     ),
     "two blocks at one address": (
         "thread", "cuda/norms.cuh", "partials[unit * chunks + chunk] = sum", "partials[unit * chunks] = sum",
@@ -186,12 +186,13 @@ def test_a_planted_bug_is_caught(
     gradients = [torch.randn(2, 20_003, generator=torch.Generator().manual_seed(0))]
     device = emulation.Emulator(emulation.Sanitized(spoilt, sanitizer))
     device.order = "shuffled"
+    ranks = operators.percentile_ranks(50.0, 2)
+    calls = {
+        NORMS: lambda: device.unit_norms(gradients, 2),
+        SUM: lambda: device.dp_release(gradients, keystream(0), TABLES, 1 << 20, 20, False, 2, 1.0, ranks),
+    }
     with pytest.raises(emulation.EmulationError, match=report):
-        if kernels == NORMS:
-            device.unit_norms(gradients, 2)
-        else:
-            ranks = operators.percentile_ranks(50.0, 2)
-            device.dp_release(gradients, keystream(0), TABLES, 1 << 20, 20, False, 2, 1.0, ranks)
+        calls[kernels]()
     device.device.close()
 
 
@@ -272,4 +273,6 @@ def test_a_bug_that_was_not_planted_fails_the_test(builder, sanitizer_called, tm
 
 def test_a_sanitizer_that_is_not_there_is_named(builder, tmp_path):
     absent = builder.Sanitizer("absent", "", "", (), ("-fsanitize=no-such-thing",), ())
-    assert re.match("the compiler has no absent sanitizer: .*no-such-thing", builder.why_not(absent, tmp_path))
+    assert re.match(
+        "the compiler has no absent sanitizer: .*no-such-thing", builder.why_not(absent, tmp_path)
+    )
