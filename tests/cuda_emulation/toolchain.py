@@ -173,8 +173,8 @@ def _objects(sanitizer: Sanitizer, program: Program, folder: Path) -> list[Path]
 def _folder(program: Program, architecture: str) -> Iterator[Path]:
     """Where the builds of a program are; one process of a test run builds there at a time."""
     stamp = hashlib.sha256(program.main.encode())
-    sources = program.sources
-    for source in sorted([*sources.glob("*.*"), *sources.glob("cuda/*"), *HERE.glob("*.*")]):
+    code = [each for each in program.sources.rglob("*.*") if each.suffix in {".h", ".cu", ".cuh"}]
+    for source in sorted([*code, *HERE.glob("*.*")]):
         stamp.update(source.read_bytes())
     folder = ROOT / "build" / "cuda_emulation" / f"{architecture}-{stamp.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)

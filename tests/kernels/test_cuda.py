@@ -156,6 +156,18 @@ def test_gradients_are_read_twice_and_the_result_is_written_once(device, keystre
     assert rest <= 0.02 * (2 * size + 4 * coordinates)
 
 
+def test_more_tensors_than_one_launch_holds_cost_an_integer_sum(device, keystream):
+    gradients = list(torch.randn(257, 2, 100))
+    noised = device.dp_release(gradients, keystream(0), TABLES, 1 << 20, 20, False, 2, 1.0)[0]
+    tensors, others = device.traffic()[:257], device.traffic()[257:]
+    assert all(read == 2 * size for size, read, _ in tensors)
+    # Each launch adds to its own coordinates, and the last reads them all.
+    total = 8 * noised.numel()
+    (summed,) = [each for each in others if each[0] == total]
+    assert summed[1] == pytest.approx(2 * total, rel=0.1)
+    assert summed[2] == pytest.approx(total, rel=0.1)
+
+
 def test_noise_crosses_segments(builder, emulation, key, keystream, tmp_path, monkeypatch):
     # A segment of 2^26 coordinates is too long for the emulated device: here one has 2^12, in both.
     sources = shutil.copytree(builder.KERNELS.sources, tmp_path / "csrc")
