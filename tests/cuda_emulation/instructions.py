@@ -21,22 +21,6 @@ COMPARISONS = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
     "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
 }  # fmt: skip
-MODIFIERS = {
-    "rn",
-    "wide",
-    "lo",
-    "hi",
-    "global",
-    "shared",
-    "param",
-    "nc",
-    "cs",
-    "uni",
-    "wrap",
-    "to",
-    "sync",
-    "rzi",
-}
 
 
 class UnknownPtxError(Exception):
