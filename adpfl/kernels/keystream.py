@@ -15,6 +15,7 @@ or copied.
 import os
 import struct
 import weakref
+from collections.abc import Callable
 from enum import IntEnum
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -59,13 +60,14 @@ class KeystreamKey:
     Python, the bytes object that the operating system's generator filled, is freed at once and not zeroed.
     """
 
-    __slots__ = ("__weakref__", "_last_released_step", "_material")
+    __slots__ = ("__weakref__", "_erasers", "_last_released_step", "_material")
 
     def __init__(self, material: bytes | bytearray) -> None:
         if len(material) != KEY_BYTES:
             raise PrivacyError(f"keystream key has {len(material)} bytes; must have {KEY_BYTES}")
         self._material: bytearray | None = bytearray(material)
         self._last_released_step = -1
+        self._erasers: list[Callable[[], object]] = []
         _live_keys.add(self)
 
     @classmethod
@@ -91,10 +93,23 @@ class KeystreamKey:
         return self._material is None
 
     def wipe(self) -> None:
-        """Zero the bytes in place. Safe to call more than once."""
+        """Zero the bytes in place, and every registered copy. Safe to call more than once."""
         if self._material is not None:
             self._material[:] = bytes(KEY_BYTES)
             self._material = None
+        while self._erasers:
+            self._erasers.pop()()
+
+    def when_wiped(self, erase: Callable[[], object]) -> None:
+        """Register how a copy that outlives its call, such as one on a device, is zeroed with the key.
+
+        Not called in a forked child, which cannot reach a device's memory.
+
+        Raises:
+            PrivacyError: the key was wiped.
+        """
+        self.require_alive()
+        self._erasers.append(erase)
 
     def claim_step(self, step: int) -> None:
         """Mark `step` as released under this key: each step serves one release, in rising order.
@@ -173,6 +188,7 @@ class KeystreamKey:
 def _wipe_live_keys() -> None:
     """In a forked child: the parent goes on using these keys, and a child would draw the same noise."""
     for key in list(_live_keys):
+        key._erasers.clear()  # noqa: SLF001 - the parent's copies are the parent's
         key.wipe()
 
 

@@ -17,8 +17,7 @@ an integer vector of norm at most A before noise of scale 2^s, for the L2 or L1 
 are the lattice's. It holds for a clip norm that does not depend on the data.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ from adpfl.kernels.arguments import (
 )
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.kernels.lattice import LatticeScale, Law, NormOrder
-from adpfl.kernels.noise_tables import noise_tables
+from adpfl.kernels.placement import keystream_on, ranks_on, tables_on
 
 
 class ClipCounts(NamedTuple):
@@ -60,7 +59,7 @@ class PercentileClip:
         percentile: 0 to 100, nearest rank over the finite norms.
         initial_clip_norm: serves until there is a finite norm.
         min_clip_norm: the clip norm never falls below it; above 0.
-        earlier_norms: float64 (W,): the window of earlier norms, or None.
+        earlier_norms: float64 (W,): the window of earlier norms, or None. Best on the gradients' device.
     """
 
     percentile: float
@@ -78,19 +77,38 @@ class PercentileClip:
 
 @dataclass(frozen=True)
 class Release:
-    """What `dp_release` gives. `noised_sum` and `clip_norm` may leave the site; norms and counts are private.
+    """What `dp_release` gives. `noised_sum` and C may leave the site; norms and counts are private.
+
+    The tensors are on the gradients' device and may still be queued there: only `clip_norm` and `counts`,
+    which are numbers, wait for it.
 
     Attributes:
         noised_sum: float32 (D,).
-        clip_norm: C.
+        threshold: float64 (1,): C.
         norms: float64 (B,), the raw norms.
-        counts: what the clip did.
+        clip_counts: int64 (2,): units clipped, units not finite.
     """
 
     noised_sum: Tensor
-    clip_norm: float
+    threshold: Tensor
     norms: Tensor
-    counts: ClipCounts
+    clip_counts: Tensor
+
+    @property
+    def clip_norm(self) -> float:
+        """C.
+
+        Raises:
+            PrivacyError: a percentile on a device left the range of float32; `noised_sum` is NaN throughout.
+        """
+        clip_norm = float(self.threshold.item())
+        check_clip_norm(clip_norm)
+        return clip_norm
+
+    @property
+    def counts(self) -> ClipCounts:
+        """What the clip did."""
+        return _counts(self.clip_counts)
 
 
 def active_backend() -> str:
@@ -174,7 +192,7 @@ def clip_accumulate_(
     check_norms(norms, units=units, device=device)
     check_clip_norm(clip_norm)
     check_lattice(lattice, units=units)
-    threshold = _as_tensor(clip_norm, device)
+    threshold = _filled(clip_norm, device)
     return _counts(torch.ops.adpfl.clip_accumulate_(total, gradients, norms, threshold, lattice.sensitivity))
 
 
@@ -207,10 +225,10 @@ def release(
     check_clip_norm(clip_norm)
     check_noise(lattice=lattice, law=law, key=key, step=step)
     device = total.device
-    tables = noise_tables(law, lattice.scale_bits).to(device)
-    threshold = _as_tensor(clip_norm, device)
+    tables = tables_on(device, law, lattice.scale_bits)
+    threshold = _filled(clip_norm, device)
     key.claim_step(step)
-    with _keystream(key, step, device) as keystream:
+    with keystream_on(device, key, step) as keystream:
         noised: Tensor = torch.ops.adpfl.release(
             total, threshold, keystream, tables, lattice.sensitivity, lattice.scale_bits, law == "gaussian"
         )
@@ -229,6 +247,9 @@ def dp_release(
     order: NormOrder = 2,
 ) -> Release:
     """Norms, threshold, clip, sum and noise of one whole batch: the three calls in one, to the bit.
+
+    On a GPU the call only queues work. It waits where something is needed there for the first time: the law's
+    tables, the percentile's ranks, the key, or a window of norms that lies elsewhere.
 
     Args:
         gradients: per-unit gradients.
@@ -253,15 +274,11 @@ def dp_release(
     check_noise(lattice=lattice, law=law, key=key, step=step)
     check_lattice(lattice, units=units)
     device = gradients[0].device
-    norms = None
-    if isinstance(clip_norm, PercentileClip):
-        norms = unit_norms(gradients, order=order)
-        clip_norm = _percentile_threshold(clip_norm, norms)
-        check_clip_norm(clip_norm)
-    tables = noise_tables(law, lattice.scale_bits).to(device)
+    chosen = _chosen(clip_norm, gradients, order)
+    tables = tables_on(device, law, lattice.scale_bits)
     key.claim_step(step)
-    with _keystream(key, step, device) as keystream:
-        noised_sum, _, norms, counts = torch.ops.adpfl.dp_release(
+    with keystream_on(device, key, step) as keystream:
+        noised_sum, threshold, norms, counts = torch.ops.adpfl.dp_release(
             gradients,
             keystream,
             tables,
@@ -269,37 +286,45 @@ def dp_release(
             lattice.scale_bits,
             law == "gaussian",
             order,
-            clip_norm,
-            norms=norms,
+            **chosen,
         )
-    return Release(noised_sum=noised_sum, clip_norm=clip_norm, norms=norms, counts=_counts(counts))
+    return Release(noised_sum=noised_sum, threshold=threshold, norms=norms, clip_counts=counts)
 
 
-def _percentile_threshold(rule: PercentileClip, norms: Tensor) -> float:
-    window = norms if rule.earlier_norms is None else torch.cat([rule.earlier_norms.to(norms.device), norms])
-    found = nearest_rank_percentile(window, rule.percentile)
-    return max(rule.min_clip_norm, rule.initial_clip_norm if found is None else found)
+def _chosen(
+    clip_norm: float | PercentileClip, gradients: Sequence[Tensor], order: NormOrder
+) -> dict[str, float | Tensor | None]:
+    """The operator's arguments that say what C is.
+
+    On the CPU a percentile is found here, so that one out of range is refused before anything is written. On
+    a device the operator finds it, and answers one out of range with NaN.
+    """
+    if not isinstance(clip_norm, PercentileClip):
+        return {"clip_norm": clip_norm}
+    rule, device = clip_norm, gradients[0].device
+    window = None if rule.earlier_norms is None else rule.earlier_norms.to(device)
+    if device.type == "cpu":
+        norms = unit_norms(gradients, order=order)
+        found = nearest_rank_percentile(
+            norms if window is None else torch.cat([window, norms]), rule.percentile
+        )
+        threshold = max(rule.min_clip_norm, rule.initial_clip_norm if found is None else found)
+        check_clip_norm(threshold)
+        return {"clip_norm": threshold, "norms": norms}
+    seen = gradients[0].shape[0] + (0 if window is None else window.shape[0])
+    return {
+        "clip_norm": rule.initial_clip_norm,
+        "ranks": ranks_on(device, rule.percentile, seen),
+        "window": window,
+        "min_clip_norm": rule.min_clip_norm,
+    }
 
 
-def _as_tensor(clip_norm: float, device: torch.device) -> Tensor:
-    return torch.tensor([clip_norm], dtype=torch.float64, device=device)
+def _filled(clip_norm: float, device: torch.device) -> Tensor:
+    """C as the operators take it. Filled on the device: a copy would make the host wait."""
+    return torch.full((1,), clip_norm, dtype=torch.float64, device=device)
 
 
 def _counts(counts: Tensor) -> ClipCounts:
     clipped, nonfinite = counts.tolist()
     return ClipCounts(clipped, nonfinite)
-
-
-@contextmanager
-def _keystream(key: KeystreamKey, step: int, device: torch.device) -> Iterator[Tensor]:
-    """The operators' keystream tensor for one release; zeroed afterwards, wherever it was copied."""
-    state = torch.zeros(operators.KEYSTREAM_WORDS, dtype=torch.int64)
-    placed = state
-    try:
-        key.copy_into(state.numpy().data.cast("B")[: 8 * operators.STEP_WORD])
-        state[operators.STEP_WORD] = step
-        placed = state.to(device)
-        yield placed
-    finally:
-        state.zero_()
-        placed.zero_()

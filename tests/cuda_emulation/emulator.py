@@ -1,26 +1,20 @@
-"""Builds the emulated device from nvcc's own output, and calls the CUDA launchers on tensors of the host."""
+"""The operators of the CUDA code on the emulated device: tensors in, tensors out."""
 
+import contextlib
 import ctypes
-import fcntl
-import hashlib
 import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from toolchain import Sanitizer
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-ARCHITECTURES = ("80", "90", "100")
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 
-_NVCC_FLAGS = ("-O3", "-std=c++17", "-fmad=false")  # those of setup.py
-_CXX_FLAGS = ("-std=c++17", "-fPIC", "-ffp-contract=off")
-_OBJECTS = ("host.o", "runtime.o", "harness.o")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CHUNK = 16384
 _TENSORS_PER_LAUNCH = 256
@@ -31,74 +25,176 @@ class EmulationError(AssertionError):
     """The emulated device stopped at something that a kernel must not do."""
 
 
-def find_nvcc() -> str | None:
-    """The CUDA compiler, where there is one."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which(f"{home}/bin/nvcc") or shutil.which("nvcc")
+@dataclass(frozen=True)
+class Row:
+    """One tensor of gradients as the kernels are told of it."""
+
+    numbers: Tensor
+    stride: int
+    elements: int
+    first_index: int
+    first_chunk: int
 
 
-def build(architecture: str, sources: Path = ROOT / "csrc") -> Path:
-    """The emulated device for the PTX of one architecture, as a library; built once for the same sources.
+@dataclass(frozen=True)
+class Table:
+    """All tensors of a call."""
 
-    Args:
-        architecture: such as 90.
-        sources: the folder of the kernels' code.
+    rows: tuple[Row, ...]
+    units: int
+    dimension: int
+    chunks: int
+
+
+Argument = Table | Tensor | int | float | None
+
+
+class Device(Protocol):
+    """Where the kernels run. A tensor among the arguments is a buffer that was allowed."""
+
+    def reset(self, order: int) -> None:
+        """Forget every buffer; blocks and threads run in this order from now on."""
+
+    def allow(self, placed: Tensor, *, writable: bool) -> None:
+        """Let the kernels use a buffer."""
+
+    def call(self, name: str, arguments: list[Argument]) -> tuple[int, str]:
+        """Call a launcher: its status, and the report, empty where all is well."""
+
+
+class Library:
+    """The device in this process, which judges each access by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.emulation_report.restype = ctypes.c_char_p
+        self._library.emulation_tensor_bytes.restype = ctypes.c_int64
+        self._library.emulation_traffic.restype = ctypes.c_uint64
+
+    def reset(self, order: int) -> None:
+        self._library.emulation_reset(order)
+
+    def allow(self, placed: Tensor, *, writable: bool) -> None:
+        size = placed.numel() * placed.itemsize
+        self._library.emulation_allow(
+            ctypes.c_uint64(placed.data_ptr()), ctypes.c_uint64(size), int(writable)
+        )
+
+    def call(self, name: str, arguments: list[Argument]) -> tuple[int, str]:
+        plain = [each for argument in arguments for each in self._plain(argument)]
+        status = getattr(self._library, f"emulation_{name}")(*plain)
+        return status, self._library.emulation_report().decode()
+
+    def traffic(self, placed: Tensor) -> tuple[int, int]:
+        """Bytes that kernels read and wrote in a buffer."""
+        read, written = (
+            self._library.emulation_traffic(ctypes.c_uint64(placed.data_ptr()), each) for each in (0, 1)
+        )
+        return read, written
+
+    def _plain(self, argument: Argument) -> list[object]:
+        if isinstance(argument, Table):
+            sizes = (len(argument.rows), argument.units, argument.dimension, argument.chunks)
+            return [self._packed(argument.rows), *map(ctypes.c_int64, sizes)]
+        if isinstance(argument, Tensor):
+            return [ctypes.c_void_p(argument.data_ptr())]
+        if isinstance(argument, float):
+            return [ctypes.c_double(argument)]
+        return [None if argument is None else ctypes.c_int64(argument)]
+
+    def _packed(self, rows: tuple[Row, ...]) -> object:
+        size = self._library.emulation_tensor_bytes()
+        packed = ctypes.create_string_buffer(size * len(rows) or 1)
+        for place, row in enumerate(rows):
+            self._library.emulation_set_tensor(
+                packed, ctypes.c_int64(place), ctypes.c_void_p(row.numbers.data_ptr()),
+                ctypes.c_int64(row.stride), ctypes.c_int64(row.elements), ctypes.c_int64(row.first_index),
+                ctypes.c_int64(row.first_chunk), _TYPES[row.numbers.dtype],
+            )  # fmt: skip
+        return packed
+
+
+class Sanitized:
+    """The device in a process of its own, under a sanitizer: runner.cpp has the other end.
+
+    A buffer there is an allocation of its own; what the kernels write comes back after each call.
     """
-    stamp = hashlib.sha256()
-    for source in sorted([*sources.glob("*.h"), *sources.glob("cuda/*"), *HERE.glob("*.*")]):
-        stamp.update(source.read_bytes())
-    folder = ROOT / "build" / "cuda_emulation" / f"{architecture}-{stamp.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "emulated.so"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one test run share the build
-        if not library.exists():
-            _compile(architecture, sources, folder)
-            _link(library, [_translated(folder / "kernels.ptx"), *(folder / name for name in _OBJECTS)])
-    return library
+
+    def __init__(self, program: Path, sanitizer: Sanitizer) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env={**os.environ, **dict(sanitizer.options)},
+        )
+        self._placed: list[tuple[Tensor, bool]] = []
+
+    def reset(self, order: int) -> None:
+        self._write(f"order {order}\n".encode())
+        self._placed = []
+
+    def allow(self, placed: Tensor, *, writable: bool) -> None:
+        content = _bytes_of(placed)
+        head = f"buffer {len(content)} {placed.data_ptr() % 16} {int(writable)}\n"
+        self._write(head.encode() + content)
+        self._placed.append((placed, writable))
+
+    def call(self, name: str, arguments: list[Argument]) -> tuple[int, str]:
+        words = [word for argument in arguments for word in self._words(argument)]
+        self._write(" ".join(["call", name, *map(str, words)]).encode() + b"\n")
+        first = self._process.stdout.readline().split()
+        if len(first) != 2:
+            return 0, self._last_words()
+        status, length = map(int, first)
+        report = self._process.stdout.read(length).decode()
+        for placed, writable in self._placed:
+            if writable:
+                content = bytearray(self._process.stdout.read(placed.numel() * placed.itemsize))
+                if content:
+                    placed.view(-1).copy_(torch.frombuffer(content, dtype=placed.dtype))
+        return status, report
+
+    def close(self) -> str:
+        """End the process. What the sanitizer had to say, empty where nothing."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        said = self._last_words()
+        self._process.stdout.close()
+        self._said.close()
+        return said
+
+    def _last_words(self) -> str:
+        status = self._process.wait(timeout=60)
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace")
+        return f"the sanitizer ended the process with {status}:\n{said}" if status else ""
+
+    def _write(self, command: bytes) -> None:
+        try:
+            self._process.stdin.write(command)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise EmulationError(self._last_words()) from None
+
+    def _words(self, argument: Argument) -> list[int | float]:
+        if isinstance(argument, Table):
+            words = [argument.units, argument.dimension, argument.chunks, len(argument.rows)]
+            for row in argument.rows:
+                words += [self._place(row.numbers), row.stride, row.elements, row.first_index]
+                words += [row.first_chunk, _TYPES[row.numbers.dtype]]
+            return words
+        if isinstance(argument, Tensor):
+            return [self._place(argument)]
+        return [-1 if argument is None else argument]
+
+    def _place(self, tensor: Tensor) -> int:
+        return next(place for place, (placed, _) in enumerate(self._placed) if placed is tensor)
 
 
-def build_with_bug(architecture: str, folder: Path, change: Callable[[str], str]) -> Path:
-    """The same with a bug planted in the PTX, built in `folder`."""
-    clean = build(architecture).parent
-    before = (clean / "kernels.ptx").read_text()
-    ptx = folder / "kernels.ptx"
-    ptx.write_text(change(before))
-    assert ptx.read_text() != before, "the bug was not planted"
-    _link(folder / "emulated.so", [_translated(ptx, "-O0"), *(clean / name for name in _OBJECTS)])
-    return folder / "emulated.so"
-
-
-def _compile(architecture: str, sources: Path, folder: Path) -> None:
-    """nvcc's PTX, its unmodified host object, the device and the harness."""
-    nvcc = find_nvcc()
-    assert nvcc is not None
-    toolkit = Path(nvcc).resolve().parent.parent / "include"
-    target = f"-gencode=arch=compute_{architecture},code=compute_{architecture}"
-    kernels = [nvcc, *_NVCC_FLAGS, target, sources / "cuda/dp_release.cu"]
-    _run([*kernels, "-ptx", "-o", folder / "kernels.ptx"])
-    _run([*kernels, "-Xcompiler=-fPIC", "-c", "-o", folder / "host.o"])
-    for name in ("runtime", "harness"):
-        flags = ["-O2", *_CXX_FLAGS, f"-I{toolkit}", f"-I{sources}"]
-        _run(["c++", *flags, "-c", HERE / f"{name}.cpp", "-o", folder / f"{name}.o"])
-
-
-def _translated(ptx: Path, level: str = "-O1") -> Path:
-    source, made = ptx.with_suffix(".cpp"), ptx.with_suffix(".o")
-    _run([sys.executable, HERE / "translate.py", ptx, source])
-    _run(["c++", level, "-w", *_CXX_FLAGS, f"-I{HERE}", "-c", source, "-o", made])
-    return made
-
-
-def _link(library: Path, objects: Sequence[Path]) -> None:
-    unfinished = library.with_suffix(".tmp")
-    _run(["c++", "-shared", "-Wl,-z,defs", *objects, "-o", unfinished])
-    unfinished.rename(library)
-
-
-def _run(command: Sequence[str | Path]) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 class Emulator:
@@ -107,14 +203,11 @@ class Emulator:
     Every buffer is a copy with guard bytes around it, and the device knows which it may read and write.
     """
 
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
-        self._library.emulation_report.restype = ctypes.c_char_p
-        self._library.emulation_tensor_bytes.restype = ctypes.c_int64
-        self._library.emulation_traffic.restype = ctypes.c_uint64
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self.order = "forward"
         self._kept: list[Tensor] = []
-        self._places: list[tuple[Tensor, int]] = []
+        self._placed_buffers: list[Tensor] = []
 
     def unit_norms(self, gradients: list[Tensor], order: int) -> Tensor:
         """`adpfl::unit_norms`."""
@@ -140,7 +233,7 @@ class Emulator:
         """`adpfl::release`."""
         self._begin()
         _, used, _ = self._factors(self._input(torch.empty(0, dtype=torch.float64)), clip_norm, sensitivity)
-        table = (None, 0, 0, total.shape[0], 0)
+        table = Table((), 0, total.shape[0], 0)
         return self._noised(
             table,
             None,
@@ -165,9 +258,10 @@ class Emulator:
         factors, used, counts = self._factors(norms, clip_norm, sensitivity, ranks, window, min_clip_norm)
         total = None
         if len(gradients) > _TENSORS_PER_LAUNCH:
-            total = self._output(table[3], torch.int64, torch.zeros(table[3], dtype=torch.int64))
+            zeros = torch.zeros(table.dimension, dtype=torch.int64)
+            total = self._output(table.dimension, torch.int64, zeros)
             self._sum(table, factors, used, sensitivity, total_in=total, total_out=total)
-            table = (None, 0, 0, table[3], 0)
+            table = Table((), 0, table.dimension, 0)
         noised = self._noised(
             table, factors, used, sensitivity, keystream, tables, scale_bits, gaussian, total_in=total
         )
@@ -176,22 +270,16 @@ class Emulator:
     def traffic(self) -> list[tuple[int, int, int]]:
         """For each buffer of the last call: its size, bytes read, bytes written; gradients come first."""
         return [
-            (
-                size,
-                *(
-                    self._library.emulation_traffic(ctypes.c_uint64(placed.data_ptr()), each)
-                    for each in (0, 1)
-                ),
-            )
-            for placed, size in self._places
-            if size
+            (placed.numel() * placed.itemsize, *self.device.traffic(placed))
+            for placed in self._placed_buffers
+            if placed.numel()
         ]
 
     # The device's memory.
 
     def _begin(self) -> None:
-        self._library.emulation_reset(ORDERS[self.order])
-        self._kept, self._places = [], []
+        self.device.reset(ORDERS[self.order])
+        self._kept, self._placed_buffers = [], []
 
     def _input(self, tensor: Tensor) -> Tensor:
         """A read-only copy at the same place modulo 16 bytes."""
@@ -209,39 +297,31 @@ class Emulator:
         placed = buffer[begin : begin + size].view(tensor.dtype).view(tensor.shape)
         placed.copy_(tensor)
         self._kept.append(buffer)
-        self._places.append((placed, size))
-        self._library.emulation_allow(
-            ctypes.c_uint64(buffer.data_ptr() + begin), ctypes.c_uint64(size), int(writable)
-        )
+        self._placed_buffers.append(placed)
+        self.device.allow(placed, writable=writable)
         return placed
 
-    def _table(self, gradients: list[Tensor]) -> tuple[object, int, int, int, int]:
-        size = self._library.emulation_tensor_bytes()
-        table = ctypes.create_string_buffer(size * len(gradients))
+    def _table(self, gradients: list[Tensor]) -> Table:
+        made = []
         dimension = chunks = 0
-        for place, gradient in enumerate(gradients):
+        for gradient in gradients:
             units, elements = gradient.shape[0], gradient.shape[1:].numel()
             rows = gradient if _has_dense_rows(gradient) else gradient.contiguous()
             stride = rows.stride(0)
             # All that lies between the first unit's row and the last's, so that rows keep their places.
             span = (units - 1) * stride + elements if units and elements else 0
             flat = torch.as_strided(rows, (span,), (1,), rows.storage_offset())
-            placed = self._input(flat)
-            self._library.emulation_set_tensor(
-                table, ctypes.c_int64(place), ctypes.c_void_p(placed.data_ptr()), ctypes.c_int64(stride),
-                ctypes.c_int64(elements), ctypes.c_int64(dimension), ctypes.c_int64(chunks),
-                _TYPES[gradient.dtype],
-            )  # fmt: skip
+            made.append(Row(self._input(flat), stride, elements, dimension, chunks))
             dimension += elements
             chunks += -(-elements // _CHUNK)
-        return table, len(gradients), gradients[0].shape[0], dimension, chunks
+        return Table(tuple(made), gradients[0].shape[0], dimension, chunks)
 
     # The launchers.
 
-    def _norms(self, table: tuple[object, int, int, int, int], order: int) -> Tensor:
-        partials = self._output(table[2] * table[4], torch.float64)
-        norms = self._output(table[2], torch.float64)
-        self._call("unit_norms", *table, ctypes.c_int(order), partials, norms)
+    def _norms(self, table: Table, order: int) -> Tensor:
+        partials = self._output(table.units * table.chunks, torch.float64)
+        norms = self._output(table.units, torch.float64)
+        self._call("unit_norms", table, order, partials, norms)
         return norms
 
     def _factors(
@@ -253,17 +333,17 @@ class Emulator:
         earlier = torch.empty(0, dtype=torch.float64) if window is None else window
         self._call(
             "clip_factors", norms, norms.shape[0], self._input(earlier), earlier.shape[0],
-            None if ranks is None else self._input(ranks), ctypes.c_double(clip_norm),
-            ctypes.c_double(min_clip_norm), sensitivity, factors, used, counts,
+            None if ranks is None else self._input(ranks), float(clip_norm),
+            float(min_clip_norm), sensitivity, factors, used, counts,
         )  # fmt: skip
         return factors, used, counts
 
     def _noised(
-        self, table: tuple[object, int, int, int, int], factors: Tensor | None, used: Tensor,
+        self, table: Table, factors: Tensor | None, used: Tensor,
         sensitivity: int, keystream: Tensor, tables: Tensor, scale_bits: int, gaussian: bool,
         total_in: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        noised = self._output(table[3], torch.float32)
+        noised = self._output(table.dimension, torch.float32)
         state = self._output(5, torch.int64, keystream)
         self._sum(
             table, factors, used, sensitivity, total_in=total_in, noised=noised, tables=self._input(tables),
@@ -273,25 +353,18 @@ class Emulator:
         return noised
 
     def _sum(
-        self, table: tuple[object, int, int, int, int], factors: Tensor | None, used: Tensor,
+        self, table: Table, factors: Tensor | None, used: Tensor,
         sensitivity: int, *, total_in: Tensor | None = None, total_out: Tensor | None = None,
         noised: Tensor | None = None, tables: Tensor | None = None, scale_bits: int = 0,
         gaussian: bool = False, keystream: Tensor | None = None,
     ) -> None:  # fmt: skip
         self._call(
-            "sum_and_release", *table, factors, total_in, total_out, noised, tables,
-            ctypes.c_int(scale_bits), ctypes.c_int(gaussian), keystream, used, sensitivity,
+            "sum_and_release", table, factors, total_in, total_out, noised, tables,
+            scale_bits, int(gaussian), keystream, used, sensitivity,
         )  # fmt: skip
 
-    def _call(self, name: str, *arguments: object) -> None:
-        plain = [
-            ctypes.c_void_p(each.data_ptr()) if isinstance(each, Tensor)
-            else ctypes.c_int64(each) if isinstance(each, int)
-            else each
-            for each in arguments
-        ]  # fmt: skip
-        status = getattr(self._library, f"emulation_{name}")(*plain)
-        report = self._library.emulation_report().decode()
+    def _call(self, name: str, *arguments: Argument) -> None:
+        status, report = self.device.call(name, list(arguments))
         if report or status:
             raise EmulationError(report or f"the launch failed with {status}")
 

@@ -21,22 +21,6 @@ COMPARISONS = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
     "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
 }  # fmt: skip
-MODIFIERS = {
-    "rn",
-    "wide",
-    "lo",
-    "hi",
-    "global",
-    "shared",
-    "param",
-    "nc",
-    "cs",
-    "uni",
-    "wrap",
-    "to",
-    "sync",
-    "rzi",
-}
 
 
 class UnknownPtxError(Exception):
@@ -53,6 +37,7 @@ class Kernel:
     declared: list[str] = field(default_factory=list)
     symbols: dict[str, int] = field(default_factory=dict)  # shared variables and parameters to offsets
     shared_bytes: int = 0
+    shared_variables: list[tuple[int, int]] = field(default_factory=list)  # begin and end
     lines: list[str] = field(default_factory=list)
 
     def parameter_offsets(self) -> list[int]:
@@ -395,9 +380,9 @@ class Instruction:
         (kind,) = self.types
         size = SIZES[kind] * count
         if self.has("global"):
-            return f"global(t, {self.address(operand)}, {size}, Access::{access})"
+            return f"global<{size}>(t, {self.address(operand)}, Access::{access})"
         if self.has("shared"):
-            return f"shared(t, (uint32_t){self.address(operand)}, {size}, Access::{access})"
+            return f"shared<{size}>(t, (uint32_t){self.address(operand)}, Access::{access})"
         if self.has("param") and access == "kRead":
             return f"(void*)(t.parameters + {self.address(operand)})"
         raise self.unknown()
@@ -427,21 +412,28 @@ class Instruction:
         return f"void* to = {pointer}; {' '.join(parts)}"
 
     def _do_atom(self) -> str:
-        self.only("shared", "add")
-        if not self.has("shared", "add") or self.types != ["u32"]:
+        self.only("shared", "global", "add")
+        if not self.has("add") or self.types != ["u32"]:
             raise self.unknown()
         pointer = self.pointer(self.operands[1], 1, "kAtomic")
-        added = self.value(self.operands[2], "u32")
-        read = f"void* at = {pointer}; const uint32_t old = load<uint32_t>(at);"
-        return f"{read} store<uint32_t>(at, old + {added}); {self.assign(self.operands[0], 'old', 'u32')}"
+        call = f"atomic_add(t, {pointer}, {self.value(self.operands[2], 'u32')})"
+        return f"const uint32_t old = {call}; {self.assign(self.operands[0], 'old', 'u32')}"
 
     # Threads and flow.
 
     def _do_bar(self) -> str:
-        self.only("sync")
+        self.only("sync", "warp")
+        if self.has("warp", "sync"):
+            return f"warp_barrier(t, {self.value(self.operands[0], 'u32')}, {self.number});"
         if self.operands != ["0"]:
             raise self.unknown()
         return f"barrier(t, {self.number});"
+
+    def _do_membar(self) -> str:
+        self.only("gl")
+        if not self.has("gl"):
+            raise self.unknown()
+        return "fence(t);"
 
     def _do_shfl(self) -> str:
         self.only("sync", "up", "down", "bfly", "idx")

@@ -12,47 +12,24 @@
 #include <string>
 #include <vector>
 
+#include "watch.h"
+
 namespace emulation {
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 512 * 1024;
 constexpr uint32_t kWarp = 32;
-constexpr uint32_t kNobody = 0xffffffffu;
-
-// ---- Reports ----------------------------------------------------------------------------------------------
 
 std::string report;  // the first one of a run; empty where all is well
 bool stopped = false;
-
-// ---- Global memory ----------------------------------------------------------------------------------------
-
-// Who touched a word last, and since which barrier of its block.
-struct Touch {
-  uint32_t launch = 0;
-  uint32_t block = 0;
-  uint32_t thread = kNobody;
-  uint32_t epoch = 0;
-};
-
-struct Range {
-  uint64_t begin, end;
-  bool writable;
-  std::vector<Touch> writers;  // one a 4-byte word, where writable
-  uint64_t bytes_read = 0, bytes_written = 0;
-};
-
-std::map<uint64_t, Range> ranges;  // by begin
-Range* latest = nullptr;
 uint32_t launches = 0;
 
 enum class Order { kForward, kReverse, kShuffled };
 Order order = Order::kForward;
 
-}  // namespace
-
 // ---- Blocks -----------------------------------------------------------------------------------------------
 
-enum class State { kReady, kBarrier, kShuffle, kDone };
+enum class State { kReady, kBarrier, kWarp, kDone };
 
 struct Fibre {
   Thread thread;
@@ -68,112 +45,28 @@ struct Warp {
   uint32_t generation = 0;
 };
 
-struct SharedTouch {
-  uint32_t write_epoch = 0, writer = kNobody;
-  uint32_t read_epoch = 0, reader = kNobody;  // kNobody - 1: several
-  bool atomic = false;
-};
-
 struct Block {
   const Translated* kernel = nullptr;
   std::vector<std::unique_ptr<Fibre>> fibres;
   std::vector<Warp> warps;
-  std::vector<char> memory;
-  std::vector<SharedTouch> touches;
   ucontext_t scheduler;
-  uint32_t epoch = 0;  // rises at each barrier and each block
   uint32_t threads = 0;
   uint32_t index = 0;
 };
-
-namespace {
 
 Block device;
 
 Fibre& fibre_of(Thread& thread) { return *device.fibres[thread.tid_x]; }
 
-void yield(Thread& thread) { swapcontext(&fibre_of(thread).context, &device.scheduler); }
-
-// Notes the first report and never returns to the kernel.
-[[noreturn]] void fail(Thread& thread, const std::string& what) {
-  if (report.empty()) {
-    report = std::string(device.kernel->name) + " block " + std::to_string(thread.ctaid_x) + " thread " +
-             std::to_string(thread.tid_x) + ": " + what;
-  }
-  stopped = true;
-  for (;;) yield(thread);
+void yield(Thread& thread) {
+  watch::goes_back();
+  swapcontext(&fibre_of(thread).context, &device.scheduler);
 }
 
-void check_alignment(Thread& thread, uint64_t address, uint32_t bytes, const char* where) {
-  if (address % bytes != 0) {
-    fail(thread, "misaligned access of " + std::to_string(bytes) + " bytes in " + where + " memory");
-  }
-}
-
-Range* range_of(uint64_t address, uint32_t bytes) {
-  if (latest && address >= latest->begin && address + bytes <= latest->end) return latest;
-  auto after = ranges.upper_bound(address);
-  if (after == ranges.begin()) return nullptr;
-  Range& found = std::prev(after)->second;
-  if (address + bytes > found.end) return nullptr;
-  return latest = &found;
-}
-
-}  // namespace
-
-void* global(Thread& thread, uint64_t address, uint32_t bytes, Access access) {
-  check_alignment(thread, address, bytes, "global");
-  Range* range = range_of(address, bytes);
-  if (!range) fail(thread, "access outside of global memory");
-  if (access != Access::kRead && !range->writable) fail(thread, "write to read-only global memory");
-  (access == Access::kRead ? range->bytes_read : range->bytes_written) += bytes;
-  if (range->writable) {
-    const uint64_t first = (address - range->begin) / 4, last = (address - range->begin + bytes - 1) / 4;
-    for (uint64_t word = first; word <= last; ++word) {
-      Touch& touch = range->writers[word];
-      const bool other_block = touch.block != thread.ctaid_x;
-      const bool other_thread = touch.thread != thread.tid_x && touch.epoch == device.epoch;
-      if (touch.thread != kNobody && touch.launch == launches && (other_block || other_thread)) {
-        fail(thread, other_block ? "race with another block in global memory" : "race in global memory");
-      }
-      if (access != Access::kRead) touch = {launches, thread.ctaid_x, thread.tid_x, device.epoch};
-    }
-  }
-  return reinterpret_cast<void*>(address);
-}
-
-void* shared(Thread& thread, uint64_t address, uint32_t bytes, Access access) {
-  check_alignment(thread, address, bytes, "shared");
-  if (address + bytes > device.kernel->shared_bytes) fail(thread, "access outside of shared memory");
-  const uint32_t epoch = device.epoch, self = thread.tid_x;
-  for (uint64_t byte = address; byte < address + bytes; ++byte) {
-    SharedTouch& touch = device.touches[byte];
-    const bool both_atomic = access == Access::kAtomic && touch.atomic;
-    const bool written = touch.write_epoch == epoch && touch.writer != self && !both_atomic;
-    const bool read = access != Access::kRead && touch.read_epoch == epoch && touch.reader != self;
-    if (written || read) fail(thread, "race in shared memory");
-    if (access == Access::kRead) {
-      const bool shared_already = touch.read_epoch == epoch && touch.reader != self;
-      touch.read_epoch = epoch, touch.reader = shared_already ? kNobody - 1 : self;
-    } else {
-      const bool several = touch.write_epoch == epoch && touch.writer != self;
-      touch.write_epoch = epoch, touch.writer = several ? kNobody - 1 : self;
-      touch.atomic = access == Access::kAtomic;
-    }
-  }
-  return device.memory.data() + address;
-}
-
-void barrier(Thread& thread, uint32_t place) {
-  Fibre& fibre = fibre_of(thread);
-  fibre.state = State::kBarrier;
-  fibre.place = place;
-  yield(thread);
-}
-
-uint32_t shuffle(Thread& thread, char mode, uint32_t value, uint32_t distance, uint32_t clamp, uint32_t mask,
-                 uint32_t place, bool* valid) {
-  if (mask != 0xffffffffu) fail(thread, "shuffle of part of a warp");
+// Waits for all lanes of the warp, at one place of the program; `value` is this lane's to give. The generation that
+// was completed.
+uint32_t meet_warp(Thread& thread, uint32_t value, uint32_t mask, uint32_t place) {
+  if (mask != 0xffffffffu) fail(thread, "shuffle or barrier of part of a warp");
   Warp& warp = device.warps[thread.tid_x / kWarp];
   const uint32_t lane = thread.tid_x % kWarp, generation = warp.generation;
   for (uint32_t each = 0; each < kWarp; ++each) {
@@ -189,13 +82,51 @@ uint32_t shuffle(Thread& thread, char mode, uint32_t value, uint32_t distance, u
     ++warp.generation;
     for (uint32_t each = 0; each < kWarp; ++each) {
       Fibre& other = *device.fibres[thread.tid_x / kWarp * kWarp + each];
-      if (other.state == State::kShuffle) other.state = State::kReady;
+      if (other.state == State::kWarp) other.state = State::kReady;
     }
   }
   while (warp.generation == generation) {
-    self.state = State::kShuffle;
+    self.state = State::kWarp;
     yield(thread);
   }
+  return generation;
+}
+
+}  // namespace
+
+void fail(Thread& thread, const char* what) {
+  if (report.empty()) {
+    report = std::string(device.kernel->name) + " block " + std::to_string(thread.ctaid_x) + " thread " +
+             std::to_string(thread.tid_x) + ": " + what;
+  }
+  stopped = true;
+  for (;;) yield(thread);
+}
+
+const Translated& running_kernel() { return *device.kernel; }
+uint32_t launch_number() { return launches; }
+
+void barrier(Thread& thread, uint32_t place) {
+  watch::barrier_reached(thread);
+  Fibre& fibre = fibre_of(thread);
+  fibre.state = State::kBarrier;
+  fibre.place = place;
+  yield(thread);
+  watch::barrier_left(thread);
+}
+
+void warp_barrier(Thread& thread, uint32_t mask, uint32_t place) {
+  const uint32_t warp = thread.tid_x / kWarp, generation = device.warps[warp].generation;
+  watch::warp_barrier_reached(thread, warp, generation);
+  meet_warp(thread, 0, mask, place);
+  watch::warp_barrier_left(thread, warp, generation);
+}
+
+// A shuffle exchanges values and orders no memory: no sanitizer is told of it.
+uint32_t shuffle(Thread& thread, char mode, uint32_t value, uint32_t distance, uint32_t clamp, uint32_t mask,
+                 uint32_t place, bool* valid) {
+  const uint32_t lane = thread.tid_x % kWarp;
+  const uint32_t* values = device.warps[thread.tid_x / kWarp].values[meet_warp(thread, value, mask, place) % 2];
   // PTX: c holds the clamp in bits 0-4 and the segment's mask in bits 8-12.
   const uint32_t bound = clamp & 31, segment = clamp >> 8 & 31;
   const uint32_t most = (lane & segment) | (bound & ~segment), least = lane & segment;
@@ -215,14 +146,17 @@ uint32_t shuffle(Thread& thread, char mode, uint32_t value, uint32_t distance, u
     inside = source <= static_cast<int>(most);
   }
   *valid = inside;
-  return warp.values[generation % 2][inside ? source : lane];
+  return values[inside ? source : lane];
 }
 
 namespace {
 
 void fibre_main(uint32_t tid) {
   Fibre& fibre = *device.fibres[tid];
+  fibre.context.uc_stack.ss_size = 0;  // AddressSanitizer forgets as much of the stack at each switch to it
+  watch::thread_begins(fibre.thread);
   device.kernel->run(fibre.thread);
+  watch::thread_ends(fibre.thread);
   fibre.state = State::kDone;
   for (;;) yield(fibre.thread);
 }
@@ -253,6 +187,7 @@ bool run_block() {
       Fibre& fibre = *device.fibres[tid];
       if (fibre.state != State::kReady) continue;
       ++ran;
+      watch::goes_to(fibre.thread);
       swapcontext(&device.scheduler, &fibre.context);
       if (stopped) return false;
     }
@@ -270,14 +205,14 @@ bool run_block() {
                std::to_string(device.threads) + " threads wait at a barrier, " + std::to_string(done) + " are done";
       return false;
     }
-    ++device.epoch;
+    watch::barrier_complete();
     for (uint32_t tid = 0; tid < device.threads; ++tid) device.fibres[tid]->state = State::kReady;
   }
 }
 
 void run_grid(const Translated& kernel, uint32_t blocks, uint32_t threads, void** arguments) {
   if (stopped) return;
-  std::vector<char> parameters(kernel.parameter_offsets[kernel.parameter_count] + 16);
+  std::vector<char> parameters(kernel.parameter_offsets[kernel.parameter_count]);
   for (uint32_t place = 0; place < kernel.parameter_count; ++place) {
     const uint32_t begin = kernel.parameter_offsets[place], end = kernel.parameter_offsets[place + 1];
     memcpy(parameters.data() + begin, arguments[place], end - begin);
@@ -286,16 +221,15 @@ void run_grid(const Translated& kernel, uint32_t blocks, uint32_t threads, void*
   device.kernel = &kernel;
   device.threads = threads;
   device.warps.assign((threads + kWarp - 1) / kWarp, Warp{});
-  device.touches.assign(kernel.shared_bytes, SharedTouch{});
-  device.memory.resize(kernel.shared_bytes);
   while (device.fibres.size() < threads) device.fibres.push_back(std::make_unique<Fibre>());
+  watch::launch_begins(kernel, blocks, threads);
   for (const uint32_t block : in_order(blocks, blocks)) {
     device.index = block;
-    ++device.epoch;
-    std::fill(device.memory.begin(), device.memory.end(), '\xff');
+    char* shared_memory = watch::block_begins();
     for (uint32_t tid = 0; tid < threads; ++tid) {
-      device.fibres[tid]->thread = {tid,   block, threads, blocks, reinterpret_cast<uint64_t>(parameters.data()),
-                                    &device};
+      device.fibres[tid]->thread = {tid,    block,
+                                    threads, blocks,
+                                    reinterpret_cast<uint64_t>(parameters.data()), shared_memory};
       start_fibre(*device.fibres[tid], tid);
     }
     if (!run_block()) {
@@ -303,6 +237,7 @@ void run_grid(const Translated& kernel, uint32_t blocks, uint32_t threads, void*
       return;
     }
   }
+  watch::launch_ends();
 }
 
 // ---- The runtime's registration and launch ----------------------------------------------------------------
@@ -319,7 +254,7 @@ const Translated* find_kernel(const char* name) {
   for (int place = 0; place < kKernelCount; ++place) {
     if (strcmp(kKernels[place].name, name) == 0) return &kKernels[place];
   }
-  throw std::runtime_error(std::string("no translated kernel ") + name);
+  return nullptr;  // left out of this build: an error where it is launched
 }
 
 }  // namespace
@@ -330,26 +265,14 @@ using namespace emulation;
 extern "C" {
 
 // What the tests call.
-void emulation_allow(uint64_t begin, uint64_t bytes, int writable) {
-  Range& range = ranges[begin];
-  range = {begin, begin + bytes, writable != 0, {}, 0, 0};
-  if (writable) range.writers.resize(bytes / 4 + 1);
-  latest = nullptr;
-}
+void emulation_allow(uint64_t begin, uint64_t bytes, int writable) { watch::allow(begin, bytes, writable != 0); }
 void emulation_reset(int new_order) {
-  ranges.clear();
-  latest = nullptr;
+  watch::forget();
   report.clear();
   stopped = false;
   order = static_cast<Order>(new_order);
 }
-// Bytes that kernels read, or wrote, in the memory that begins at `begin`.
-uint64_t emulation_traffic(uint64_t begin, int written) {
-  const Range& range = ranges.at(begin);
-  return written ? range.bytes_written : range.bytes_read;
-}
 const char* emulation_report() { return report.c_str(); }
-int emulation_launches() { return static_cast<int>(launches); }
 
 // What nvcc's host code calls.
 void** __cudaRegisterFatBinary(void*) {
@@ -362,7 +285,9 @@ void __cudaRegisterFunction(void**, const char* host, char*, const char* name, i
   registered()[host] = find_kernel(name);
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
-  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<Translated*>(registered().at(host)));
+  const Translated* found = registered().at(host);
+  if (found == nullptr) throw std::runtime_error("a kernel that this build leaves out is launched");
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<Translated*>(found));
   return cudaSuccess;
 }
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t, cudaStream_t) {

@@ -1,10 +1,8 @@
 // A CUDA device small enough to read: blocks one after the other, the threads of a block as fibres of one operating
-// system thread, every access checked. translate.py turns nvcc's PTX into functions over `Thread`.
+// system thread, every access watched (watch.h). translate.py turns nvcc's PTX into functions over `Thread`.
 //
-// What it reports (and stops at): an access outside the memory that was allowed or outside the block's shared memory,
-// a misaligned access, a barrier that not all threads of the block reach, a shuffle that not all lanes reach, two
-// threads that touch one shared word without a barrier between them, and two blocks, or two threads without a
-// barrier, that touch one global word, where one of the two writes. Shared memory starts as NaN.
+// The device itself reports, and stops at, a barrier that not all threads of the block reach and a shuffle that not
+// all lanes reach. Shared memory starts as NaN.
 #pragma once
 
 #include <math.h>
@@ -13,24 +11,29 @@
 
 namespace emulation {
 
-struct Block;
-
 struct Thread {
   uint32_t tid_x;
   uint32_t ctaid_x;
   uint32_t ntid_x;
   uint32_t nctaid_x;
   uint64_t parameters;  // of the launch, on the host
-  Block* block;
+  char* shared_memory;  // of the block, on the host
 };
 
 using Kernel = void (*)(Thread&);
+
+// A variable in shared memory; between two of them lies a gap that is nobody's.
+struct SharedVariable {
+  uint32_t begin, end;
+};
 
 // One translated kernel; translate.py writes the array and its end.
 struct Translated {
   const char* name;
   Kernel run;
   uint32_t shared_bytes;
+  uint32_t shared_count;
+  const SharedVariable* shared_variables;
   uint32_t parameter_count;
   const uint32_t* parameter_offsets;  // parameter_count + 1: the last is the size of them all
 };
@@ -39,11 +42,11 @@ extern const int kKernelCount;
 
 enum class Access { kRead, kWrite, kAtomic };
 
-// The host's address of `bytes` bytes, after all checks.
-void* global(Thread& thread, uint64_t address, uint32_t bytes, Access access);
-void* shared(Thread& thread, uint64_t address, uint32_t bytes, Access access);
-
 void barrier(Thread& thread, uint32_t place);
+// bar.warp.sync of all 32 lanes.
+void warp_barrier(Thread& thread, uint32_t mask, uint32_t place);
+// membar.gl: what __threadfence becomes.
+void fence(Thread& thread);
 // shfl.sync of all 32 lanes: mode d(own), u(p), b(utterfly), i(ndex).
 uint32_t shuffle(Thread& thread, char mode, uint32_t value, uint32_t distance, uint32_t clamp, uint32_t mask,
                  uint32_t place, bool* valid);
@@ -58,14 +61,12 @@ inline To bits(From from) {
 
 template <typename T>
 inline T load(const void* from) {
-  T value;
-  memcpy(&value, from, sizeof(T));
-  return value;
+  return *static_cast<const T*>(from);
 }
 
 template <typename T>
 inline void store(void* to, T value) {
-  memcpy(to, &value, sizeof(T));
+  *static_cast<T*>(to) = value;
 }
 
 template <typename T>

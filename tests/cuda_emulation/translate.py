@@ -10,9 +10,11 @@ from pathlib import Path
 
 from instructions import C_TYPES, SIZES, Instruction, Kernel, UnknownPtxError, label_of
 
+SHARED_GAP = 64  # bytes between two variables in shared memory, which no kernel may touch
 
-def translate(ptx: str) -> str:
-    """C++ for every kernel of a PTX module."""
+
+def translate(ptx: str, only: str = "") -> str:
+    """C++ for every kernel of a PTX module whose name matches."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", ptx, flags=re.DOTALL)
     kernels = []
     pattern = re.compile(r"\.visible\s+\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{", re.DOTALL)
@@ -20,7 +22,8 @@ def translate(ptx: str) -> str:
     for match in pattern.finditer(text):
         _check_outside(text[end : match.start()])
         body, end = _body(text, match.end())
-        kernels.append(_kernel(match[1], match[2], match[3], body))
+        if re.search(only, match[1]):
+            kernels.append(_kernel(match[1], match[2], match[3], body))
     _check_outside(text[end:])
     if not kernels:
         raise UnknownPtxError("no kernel in this PTX")
@@ -80,12 +83,15 @@ def _statement(kernel: Kernel, statement: str, number: int) -> None:
     elif statement.startswith(".reg"):
         _declare(kernel, statement)
     elif statement.startswith(".shared"):
-        array = re.fullmatch(r"\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\]", statement)
-        if not array:
+        variable = re.fullmatch(r"\.shared \.align (\d+) \.(\w+) (\w+)(?:\[(\d+)\])?", statement)
+        if not variable or variable[2] not in SIZES:
             raise UnknownPtxError(statement)
-        offset = -(-kernel.shared_bytes // int(array[1])) * int(array[1])
-        kernel.symbols[array[2]] = offset
-        kernel.shared_bytes = offset + int(array[3])
+        alignment, size = int(variable[1]), SIZES[variable[2]] * int(variable[4] or 1)
+        gap = SHARED_GAP if kernel.shared_variables else 0
+        offset = -(-(kernel.shared_bytes + gap) // alignment) * alignment
+        kernel.symbols[variable[3]] = offset
+        kernel.shared_bytes = offset + size
+        kernel.shared_variables.append((offset, kernel.shared_bytes))
     elif statement.startswith(".pragma"):
         pass
     else:
@@ -102,16 +108,18 @@ def _declare(kernel: Kernel, statement: str) -> None:
 
 
 def _source(kernels: list[Kernel]) -> str:
-    parts = ['#include "runtime.h"\n\nusing namespace emulation;\n']
+    parts = ['#include "access.h"\n\nusing namespace emulation;\n']
     for place, kernel in enumerate(kernels):
         offsets = ", ".join(map(str, kernel.parameter_offsets()))
         parts.append(f"static const uint32_t offsets_{place}[] = {{{offsets}}};")
+        variables = ", ".join(f"{{{begin}, {end}}}" for begin, end in kernel.shared_variables or [(0, 0)])
+        parts.append(f"static const SharedVariable variables_{place}[] = {{{variables}}};")
         declared = "\n  ".join(kernel.declared)
         lines = "\n  ".join(kernel.lines)
-        parts.append(f"static void kernel_{place}(Thread& t) {{\n  {declared}\n  {lines}\n  return;\n}}\n")
+        parts.append(f"static void run_{kernel.name}(Thread& t) {{\n  {declared}\n  {lines}\n  return;\n}}\n")
     rows = ",\n".join(
-        f'    {{"{kernel.name}", kernel_{place}, {kernel.shared_bytes}, '
-        f"{len(kernel.parameters)}, offsets_{place}}}"
+        f'    {{"{kernel.name}", run_{kernel.name}, {kernel.shared_bytes}, {len(kernel.shared_variables)}, '
+        f"variables_{place}, {len(kernel.parameters)}, offsets_{place}}}"
         for place, kernel in enumerate(kernels)
     )
     parts.append(f"const Translated emulation::kKernels[] = {{\n{rows}}};")
@@ -120,4 +128,4 @@ def _source(kernels: list[Kernel]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(translate(Path(sys.argv[1]).read_text()))
+    Path(sys.argv[2]).write_text(translate(Path(sys.argv[1]).read_text(), *sys.argv[3:]))

@@ -1,6 +1,8 @@
 """Fixtures of the kernels, and the one table of cases that every backend must equal the reference on."""
 
-import importlib.util
+import importlib
+import random
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,23 @@ from adpfl.kernels.keystream import Domain, KeystreamKey, nonce, words
 from adpfl.kernels.lattice import LatticeScale, Law, NormOrder
 
 VECTOR_KEY = bytes(range(32))
+SAMPLE_SEED: Final = 2026
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)`, n parametrizations that are not `full` already stay in the usual run."""
+    choices: dict[tuple[Path, str, int], list[pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark and isinstance(item, pytest.Function) and not item.get_closest_marker("full"):
+            choices.setdefault((item.path, item.originalname, mark.args[0]), []).append(item)
+    for (_, name, count), found in choices.items():
+        generator = random.Random(f"{SAMPLE_SEED} {name}")
+        kept = set(generator.sample(sorted(item.name for item in found), min(count, len(found))))
+        for item in found:
+            if item.name not in kept:
+                item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture
@@ -185,18 +204,24 @@ def same_bits() -> Callable[[torch.Tensor, torch.Tensor], bool]:
     return compare
 
 
+_EMULATION: Final = Path(__file__).resolve().parent.parent / "cuda_emulation"
+
+
 @pytest.fixture(scope="session")
-def emulation() -> ModuleType:
+def builder() -> ModuleType:
     """The builder of the emulated CUDA device."""
-    path = Path(__file__).resolve().parent.parent / "cuda_emulation" / "emulator.py"
-    spec = importlib.util.spec_from_file_location("adpfl_cuda_emulator", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if str(_EMULATION) not in sys.path:
+        sys.path.append(str(_EMULATION))
+    module = importlib.import_module("toolchain")
     if module.find_nvcc() is None:
         pytest.skip("no nvcc: the CUDA kernels cannot be compiled here")
     return module
+
+
+@pytest.fixture(scope="session")
+def emulation(builder: ModuleType) -> ModuleType:
+    """The operators on the emulated CUDA device."""
+    return importlib.import_module("emulator")
 
 
 # Ties: too rare to meet, so the tables are made of the very words that the coordinates will draw.

@@ -21,14 +21,14 @@ TABLES = noise_tables("laplace", 20)
     scope="module",
     params=[pytest.param("80", marks=pytest.mark.full), "90", pytest.param("100", marks=pytest.mark.full)],
 )
-def library(request, emulation):
-    return emulation.build(request.param)
+def library(request, builder):
+    return builder.build(request.param)
 
 
 @pytest.fixture
 def device(library, emulation):
     """The emulated device, for one architecture's PTX."""
-    return emulation.Emulator(library)
+    return emulation.Emulator(emulation.Library(library))
 
 
 def test_the_fused_kernels_equal_the_reference(device, case, expected, same_bits, keystream):
@@ -156,15 +156,27 @@ def test_gradients_are_read_twice_and_the_result_is_written_once(device, keystre
     assert rest <= 0.02 * (2 * size + 4 * coordinates)
 
 
-def test_noise_crosses_segments(emulation, key, keystream, tmp_path, monkeypatch):
+def test_more_tensors_than_one_launch_holds_cost_an_integer_sum(device, keystream):
+    gradients = list(torch.randn(257, 2, 100))
+    noised = device.dp_release(gradients, keystream(0), TABLES, 1 << 20, 20, False, 2, 1.0)[0]
+    tensors, others = device.traffic()[:257], device.traffic()[257:]
+    assert all(read == 2 * size for size, read, _ in tensors)
+    # Each launch adds to its own coordinates, and the last reads them all.
+    total = 8 * noised.numel()
+    (summed,) = [each for each in others if each[0] == total]
+    assert summed[1] == pytest.approx(2 * total, rel=0.1)
+    assert summed[2] == pytest.approx(total, rel=0.1)
+
+
+def test_noise_crosses_segments(builder, emulation, key, keystream, tmp_path, monkeypatch):
     # A segment of 2^26 coordinates is too long for the emulated device: here one has 2^12, in both.
-    sources = shutil.copytree(emulation.ROOT / "csrc", tmp_path / "csrc")
+    sources = shutil.copytree(builder.KERNELS.sources, tmp_path / "csrc")
     header = (sources / "dp_release.h").read_text()
     short = header.replace("kSegmentBits = 26;", "kSegmentBits = 12;")
     assert short != header
     (sources / "dp_release.h").write_text(short)
     monkeypatch.setattr(lattice, "SEGMENT_BITS", 12)
-    device = emulation.Emulator(emulation.build("90", sources))
+    device = emulation.Emulator(emulation.Library(builder.build("90", sources)))
     for law, scale_bits in LAWS:
         zeros = torch.zeros(15_000, dtype=torch.int64)
         tables = noise_tables(law, scale_bits)
@@ -291,10 +303,10 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_caught(emulation, keystream, tmp_path, bug):
+def test_a_planted_bug_is_caught(builder, emulation, keystream, tmp_path, bug):
     kernel, pattern, replacement, place, report = BUGS[bug]
     change = planted(pattern, replacement, place, kernel)
-    device = emulation.Emulator(emulation.build_with_bug("90", tmp_path, change))
+    device = emulation.Emulator(emulation.Library(builder.build_with_bug("90", tmp_path, change)))
     gaussian = kernel == GAUSSIAN
     gradients = [torch.randn(2, 70_001, generator=torch.Generator().manual_seed(0))]
     tables = noise_tables("gaussian" if gaussian else "laplace", 20)
@@ -312,12 +324,13 @@ def test_a_planted_bug_is_caught(emulation, keystream, tmp_path, bug):
         "fma.rn.ftz.f32 %f1, %f2, %f3, %f4;",
         "ld.volatile.global.u32 %r1, [%rd1];",
         "ld.local.u32 %r1, [%rd1];",
-        "atom.global.add.u32 %r1, [%rd1], 1;",
+        "atom.global.min.u32 %r1, [%rd1], 1;",
+        "membar.cta;",
         "bar.sync 1;",
         "cvt.rni.s32.f64 %r1, %fd1;",
         "mov.u32 %r1, %clock;",
     ],
 )
-def test_unknown_ptx_is_an_error(emulation, tmp_path, line):
+def test_unknown_ptx_is_an_error(builder, tmp_path, line):
     with pytest.raises(AssertionError, match="UnknownPtxError"):
-        emulation.build_with_bug("90", tmp_path, planted(r"(?=bar\.sync)", line + " ", 0, NORMS))
+        builder.build_with_bug("90", tmp_path, planted(r"(?=bar\.sync)", line + " ", 0, NORMS))

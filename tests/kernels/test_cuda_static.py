@@ -45,12 +45,12 @@ def memory_used(report: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module", params=["80", "90", "100"])
-def compiled(request, emulation, tmp_path_factory) -> tuple[Path, str]:
+def compiled(request, builder, tmp_path_factory) -> tuple[Path, str]:
     """The machine code for an architecture, and ptxas's report on it."""
     cubin = tmp_path_factory.mktemp("cubin") / f"sm_{request.param}.cubin"
-    source = emulation.ROOT / "csrc/cuda/dp_release.cu"
+    source = builder.KERNELS.sources / builder.KERNELS.main
     flags = ["-O3", "-std=c++17", "-fmad=false", f"-arch=sm_{request.param}", "-Xptxas=-v", "-cubin"]
-    command = [emulation.find_nvcc(), *flags, str(source), "-o", str(cubin)]
+    command = [builder.find_nvcc(), *flags, str(source), "-o", str(cubin)]
     return cubin, subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 

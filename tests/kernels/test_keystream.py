@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adpfl.errors import KeystreamExhaustedError, PrivacyError
-from adpfl.kernels import keystream, ops
+from adpfl.kernels import keystream, placement
 from adpfl.kernels.keystream import Domain, KeystreamKey, nonce, words
 
 # RFC 8439, section 2.3.2: key 00..1f, block counter 1.
@@ -194,7 +194,7 @@ def test_a_kernel_gets_a_copy_of_the_bytes(key):
 
 def test_a_release_leaves_no_copy_of_the_key(key):
     seen = []
-    with ops._keystream(key, 7, torch.device("cpu")) as state:
+    with placement.keystream_on(torch.device("cpu"), key, 7) as state:
         seen.append(state)
         assert state.tolist()[4] == 7
         assert state[:4].numpy().tobytes() == bytes(range(32))

@@ -1,6 +1,8 @@
 """Sizes, determinism, layout and the layers that are refused."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_size_lies_in_its_class(architecture: str, size: str, spatial_dims: int)
     count = dimension(parameter_layout(model))
     assert count == sum(parameter.numel() for parameter in model.parameters())
     assert least <= count <= most
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("size", ["tiny", "small", "full"])
+@pytest.mark.parametrize("architecture", ["unet", "segresnet"])
+def test_one_launch_on_a_gpu_holds_every_tensor(architecture: str, size: str, spatial_dims: int) -> None:
+    header = Path(__file__).resolve().parents[2] / "csrc" / "dp_release.h"
+    most = re.search(r"kTensorsPerLaunch = (\d+);", header.read_text())
+    assert most is not None
+    plan = NetworkPlan.model_validate({"architecture": architecture, "size": size})
+    model = build(plan, spatial_dims=spatial_dims, in_channels=4, out_channels=3, seed=0)
+    assert len(parameter_layout(model)) <= int(most[1])
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
