@@ -106,13 +106,15 @@ def enroll(
     from datetime import UTC, datetime
 
     from adpfl.security.bundle import read_bundle
-    from adpfl_client.enrollment import enroll_site
+    from adpfl.security.certificates import Holder
+    from adpfl_client.enrollment import enroll as enroll_holder
 
     where = _where(context, site, config)
     if where == _Where(None, None):
-        where = _Where(read_bundle(bundle).site, None)
+        where = _Where(read_bundle(bundle).name, None)
     settings = _load_from(where)
-    identity = enroll_site(bundle, settings.state_dir, settings.site, now=datetime.now(UTC), replace=replace)
+    holder = Holder("site", settings.site)
+    identity = enroll_holder(bundle, settings.state_dir, holder, now=datetime.now(UTC), replace=replace)
     typer.echo(
         f"{identity.site} is enrolled with {identity.consortium} at {identity.address}, "
         f"certificate valid until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"

@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from adpfl.errors import StateError
-from adpfl.security.identity import SiteIdentity
+from adpfl.security.identity import CallerIdentity
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl_client.agent import Agent, RunOutcome
 from adpfl_client.config import SiteConfig
@@ -35,7 +35,7 @@ LOCK_FILE = "agent.lock"
 log = structlog.get_logger()
 
 
-def open_channel(identity: SiteIdentity) -> grpc.Channel:
+def open_channel(identity: CallerIdentity) -> grpc.Channel:
     """A channel to the server's main port; nothing is dialled before the first call."""
     return grpc.secure_channel(identity.address, channel_credentials(identity), options=CHANNEL_OPTIONS)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from adpfl.errors import StateError
 from adpfl.security.certificates import to_pem
-from adpfl.security.identity import ServerIdentity, SiteIdentity, key_to_pem
+from adpfl.security.identity import CallerIdentity, ServerIdentity, key_to_pem
 
 if TYPE_CHECKING:
     import grpc
@@ -122,7 +122,7 @@ def enrollment_server_credentials(identity: ServerIdentity) -> "grpc.ServerCrede
     return credentials
 
 
-def channel_credentials(identity: SiteIdentity) -> "grpc.ChannelCredentials":
+def channel_credentials(identity: CallerIdentity) -> "grpc.ChannelCredentials":
     """Return a site's credentials for the main port: its certificate, and trust in the consortium alone."""
     credentials: grpc.ChannelCredentials = _grpc().ssl_channel_credentials(
         root_certificates=to_pem(identity.authority),
