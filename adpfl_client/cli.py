@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import VersionOption, run_command
+from adpfl_client.operator_cli import operate_app
 
 if TYPE_CHECKING:
     from adpfl_client.config import SiteConfig
@@ -44,6 +45,9 @@ class _Where:
 
     site: str | None
     config: Path | None
+
+
+app.add_typer(operate_app, name="operate")
 
 
 @app.callback(invoke_without_command=True)

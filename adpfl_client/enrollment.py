@@ -51,6 +51,8 @@ from adpfl.wire.messages import EnrollRequest, EnrollResponse
 IDENTITY_FOLDER = "identity"
 PENDING_FOLDER = "identity.pending"
 REPLACED_FOLDER = "identity.replaced"
+RENEWED_FOLDER = "identity.renewed"
+"""Where the next key waits for its certificate; see `adpfl_client.renewal`."""
 KEY = "key.pem"
 REQUEST = "request.der"
 CERTIFICATE = "certificate.pem"
@@ -104,7 +106,7 @@ def enroll(
     folder = state_dir / IDENTITY_FOLDER
     if folder.exists():
         if _is_from(folder, bundle):
-            _remove(folder.with_name(REPLACED_FOLDER))
+            remove_folder(folder.with_name(REPLACED_FOLDER))
             return load_identity(state_dir, holder, now=now)
         if not replace:
             raise IdentityError(
@@ -122,9 +124,10 @@ def enroll(
             )
         if not begun:
             _prepare(pending, bundle)
+            remove_folder(state_dir / RENEWED_FOLDER)  # it renews an identity that is about to end
         certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST))
         what = f"certificate from {bundle.enroll_address}"
-        _check_own(certificate, pending, authority, holder, now, what=what)
+        check_certificate(certificate, pending, authority, holder, now, what=what)
         replace_file(pending / CERTIFICATE, to_pem(certificate), mode=PUBLIC_MODE)
     identity = _load(pending, holder, now)
     _put_in_place(pending, folder)
@@ -139,17 +142,42 @@ def load_site_identity(state_dir: Path, site: str, *, now: datetime) -> CallerId
 def load_identity(state_dir: Path, holder: Holder, *, now: datetime) -> CallerIdentity:
     """Load what enrolment stored, checked: this holder, one consortium, one key, valid now.
 
+    A renewal that a crash interrupted between its last two renames is finished first.
+
     Raises:
         IdentityError: the holder is not enrolled, or a file is absent, readable by others, expired, or
             belongs to another holder, key or consortium.
     """
     folder = state_dir / IDENTITY_FOLDER
     if not folder.is_dir():
+        finish_renewal(state_dir)
+    if not folder.is_dir():
         state = "enrolment is unfinished" if (state_dir / PENDING_FOLDER).is_dir() else "is absent"
         raise IdentityError(
             f"{folder}: {state}; enrol {holder} with the operator's bundle: adpfl-client enroll"
         )
     return _load(folder, holder, now)
+
+
+def enrolled_holder(state_dir: Path) -> Holder:
+    """Whom the identity in a folder names.
+
+    Raises:
+        IdentityError: nobody is enrolled there.
+    """
+    folder = state_dir / IDENTITY_FOLDER
+    if not folder.is_dir():
+        finish_renewal(state_dir)
+    if not folder.is_dir():
+        raise IdentityError(f"{folder}: is absent; enrol first: adpfl-client operate enroll")
+    return _record(folder).holder
+
+
+def finish_renewal(state_dir: Path) -> None:
+    """Put a renewed identity whose certificate has arrived in the old one's place; otherwise do nothing."""
+    renewed = state_dir / RENEWED_FOLDER
+    if (renewed / CERTIFICATE).exists():
+        _put_in_place(renewed, state_dir / IDENTITY_FOLDER)
 
 
 def named(holder: Holder) -> str:
@@ -166,7 +194,7 @@ def _load(folder: Path, holder: Holder, now: datetime) -> CallerIdentity:
     server_certificate = _certificate(folder / SERVER_CERTIFICATE)
     check_issued_by(server_certificate, authority, what=str(folder / SERVER_CERTIFICATE))
     certificate = _certificate(folder / CERTIFICATE)
-    key = _check_own(certificate, folder, authority, holder, now, what=str(folder / CERTIFICATE))
+    key = check_certificate(certificate, folder, authority, holder, now, what=str(folder / CERTIFICATE))
     return CallerIdentity(
         holder=holder,
         authority=authority,
@@ -177,7 +205,7 @@ def _load(folder: Path, holder: Holder, now: datetime) -> CallerIdentity:
     )
 
 
-def _check_own(
+def check_certificate(
     certificate: x509.Certificate,
     folder: Path,
     authority: x509.Certificate,
@@ -211,7 +239,7 @@ def _prepare(pending: Path, bundle: EnrollmentBundle) -> None:
 
     They are on disk before the first request leaves: no certificate can arrive for a key that is lost.
     """
-    _remove(pending)
+    remove_folder(pending)
     staging = new_staging_folder(pending)
     key = new_key()
     save_key(staging / KEY, key)
@@ -270,11 +298,11 @@ def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:
 def _put_in_place(pending: Path, folder: Path) -> None:
     """Make the pending identity the identity; after a crash between the renames, a repeat finishes it."""
     replaced = folder.with_name(REPLACED_FOLDER)
-    _remove(replaced)
+    remove_folder(replaced)
     if folder.exists():
         publish_folder(folder, replaced)
     publish_folder(pending, folder)
-    _remove(replaced)
+    remove_folder(replaced)
 
 
 def _is_from(folder: Path, bundle: EnrollmentBundle) -> bool:
@@ -297,7 +325,7 @@ def _certificate(path: Path) -> x509.Certificate:
     return load_certificate(read_public(path), what=str(path))
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder, where there is one."""
     try:
         if folder.exists():

@@ -1,19 +1,15 @@
 """The operator's audit log: who was let in, shut out, and what was done to runs; append-only, hash-chained.
 
-chain_0 = SHA-256 of an empty text;  chain_n = SHA-256(chain_(n-1) || entry_n)
-
-with entries as canonical JSON and chains as 32 bytes. An entry is written in the transaction of what it tells
+Its form is `adpfl.security.audit_chain`'s. An entry is written in the transaction of what it tells
 of, so neither exists without the other. Edits, insertions and removals in the middle break the chain. A log
 that was cut or written anew from some entry on is found out by comparing it with an earlier export, whose
 head the server signed: an auditor keeps one outside the server's reach.
 """
 
-import hashlib
 import json
 import sqlite3
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -21,52 +17,18 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from pydantic import Field, ValidationError
 
-from adpfl.config import FrozenModel
 from adpfl.errors import IntegrityError
+from adpfl.security.audit_chain import EMPTY_CHAIN, AuditEntry, Head, head_of, next_chain, parse_entry
 from adpfl.security.certificates import Holder
 from adpfl.security.private_files import replace_file
 
-EMPTY_CHAIN: Final = hashlib.sha256(b"").hexdigest()
 LOCAL: Final = "local"
 """The actor of what was done by command on the server's own machine."""
 SERVER: Final = "server"
 """The actor of what the server did by itself."""
 DETAIL_CHARACTERS: Final = 1024
 PUBLIC_MODE: Final = 0o644
-
-
-class AuditEntry(FrozenModel):
-    """One thing that happened. Names and public figures only: no token, no key, nothing of a patient."""
-
-    sequence: int = Field(ge=1)
-    at: str
-    """UTC, ISO 8601 with microseconds."""
-    kind: str
-    actor: str
-    """A holder's URI, `local` or `server`."""
-    subject: str = ""
-    """Whom it concerns: a holder's URI."""
-    run: str = ""
-    detail: str = ""
-
-    def canonical_json(self) -> bytes:
-        """Sorted, compact ASCII JSON: what is chained."""
-        document = self.model_dump(mode="json")
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where a log ends."""
-
-    entries: int
-    chain: str
-
-    def signed_text(self) -> bytes:
-        """What the server signs."""
-        return f"adpfl-audit-log {self.entries} {self.chain}".encode("ascii")
 
 
 def record(
@@ -100,10 +62,9 @@ def record(
         run=run,
         detail=detail[:DETAIL_CHARACTERS],
     )
-    text = entry.canonical_json()
     database.execute(
         "INSERT INTO audit_log VALUES (?, ?, ?)",
-        (entry.sequence, text.decode("ascii"), _next(last.chain, text)),
+        (entry.sequence, entry.canonical_json().decode("ascii"), next_chain(last.chain, entry)),
     )
     return entry
 
@@ -127,7 +88,7 @@ def entries(
         (after, -1 if limit is None else limit),
     )
     for row in rows:
-        yield _parse(row["entry_json"], f"entry {row['sequence']}")
+        yield parse_entry(row["entry_json"], f"entry {row['sequence']}")
 
 
 def verify(database: sqlite3.Connection) -> Head:
@@ -142,8 +103,8 @@ def verify(database: sqlite3.Connection) -> Head:
         what = f"audit log, entry {row['sequence']}"
         if row["sequence"] != count:
             raise IntegrityError(f"{what} follows entry {count - 1}; entries in between were removed")
-        entry = _parse(row["entry_json"], what)
-        chain = _next(chain, entry.canonical_json())
+        entry = parse_entry(row["entry_json"], what)
+        chain = next_chain(chain, entry)
         if entry.sequence != count or chain != row["chain"]:
             raise IntegrityError(f"{what} does not continue the chain; it or one before it was changed")
     return Head(count, chain)
@@ -189,13 +150,8 @@ def verify_export(lines: Iterable[str], key: ec.EllipticCurvePublicKey, *, sourc
         signature = b64decode(document["signature"], validate=True)
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{source}: does not end with a signed head; it was cut short") from error
-    chain = EMPTY_CHAIN
-    for number, line in enumerate(written, start=1):
-        entry = _parse(line, f"{source}, line {number}")
-        chain = _next(chain, entry.canonical_json())
-        if entry.sequence != number:
-            raise IntegrityError(f"{source}, line {number}: holds entry {entry.sequence}; must hold {number}")
-    if (len(written), chain) != (found.entries, found.chain):
+    parsed = (parse_entry(line, f"{source}, line {number}") for number, line in enumerate(written, start=1))
+    if head_of(parsed, source=source) != found:
         raise IntegrityError(f"{source}: its entries do not lead to its head; one was changed or removed")
     try:
         key.verify(signature, found.signed_text(), ec.ECDSA(SHA256()))
@@ -219,14 +175,3 @@ def require_continues(database: sqlite3.Connection, earlier: Head, *, source: st
         )
     if row["chain"] != earlier.chain:
         raise IntegrityError(f"audit log: differs from {source} at or before entry {earlier.entries}")
-
-
-def _next(chain: str, entry: bytes) -> str:
-    return hashlib.sha256(bytes.fromhex(chain) + entry).hexdigest()
-
-
-def _parse(text: str, what: str) -> AuditEntry:
-    try:
-        return AuditEntry.model_validate_json(text)
-    except ValidationError as error:
-        raise IntegrityError(f"{what}: is no entry of an audit log") from error
