@@ -203,6 +203,43 @@ def revoke(
     typer.echo(f"revoked {len(serials)} certificate(s) of {name}")
 
 
+@app.command("renew-certificate")
+def renew_certificate(
+    context: typer.Context,
+    config: ConfigOption = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="A further name or address that sites dial; repeatable."),
+    ] = None,
+) -> None:
+    """Issue the server's next certificate, for the key that it has; a running server shows it at once.
+
+    Its names are those of the configuration's public addresses and of --host. Sites notice nothing.
+
+    Example: adpfl-server renew-certificate
+    """
+    from datetime import UTC, datetime
+
+    from adpfl_server.pki import renew_server_certificate
+
+    settings = _load(config, context)
+    hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
+    identity = renew_server_certificate(settings.state_dir, hosts, now=datetime.now(UTC))
+    until = f"{identity.certificate.not_valid_after_utc:%Y-%m-%d}"
+    typer.echo(f"renewed the server's certificate until {until}; sites may dial: {', '.join(hosts)}")
+
+
+@app.command()
+def certificates(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - a flag
+    """List who holds a certificate, until when, and who was shut out.
+
+    Example: adpfl-server certificates
+    """
+    from adpfl_server.overview import print_certificates
+
+    print_certificates(_load(config, context), as_json=as_json)
+
+
 @app.command("check-config")
 def check_config(
     file: Annotated[

@@ -35,6 +35,7 @@ from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
     ENROLLMENT_SERVER_OPTIONS,
     SERVER_OPTIONS,
+    RenewedIdentity,
     enrollment_server_credentials,
     server_credentials,
 )
@@ -47,7 +48,7 @@ from adpfl_server.enrollment import EnrollmentService, check_not_revoked
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
 from adpfl_server.operations import IdentityService, OperationsService
-from adpfl_server.pki import load_authority, load_server_identity
+from adpfl_server.pki import WatchedIdentity, load_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
@@ -148,12 +149,17 @@ class Daemon:
         """
         self._add_services()
         ports = Ports(
-            _bind(self._main, "listen", self._config.listen, server_credentials(self._identity)),
+            _bind(
+                self._main,
+                "listen",
+                self._config.listen,
+                server_credentials(self._identity, self._watched()),
+            ),
             _bind(
                 self._enrollment,
                 "enroll_listen",
                 self._config.enroll_listen,
-                enrollment_server_credentials(self._identity),
+                enrollment_server_credentials(self._identity, self._watched()),
             ),
         )
         try:
@@ -209,6 +215,10 @@ class Daemon:
             executor=self._enrollment_pool,
         )
         rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
+
+    def _watched(self) -> RenewedIdentity:
+        """Each port looks for itself: what one has seen, the other has not."""
+        return WatchedIdentity(self._config.state_dir, _now).renewed
 
     async def _check_certificate(self, peer: PeerCertificate) -> None:
         await self.runner.in_database(check_not_revoked, self.runner.store.connection, peer.serial)

@@ -281,6 +281,58 @@ def revoked_holders(database: sqlite3.Connection) -> frozenset[Holder]:
     return frozenset(Holder(row["role"], row["name"]) for row in rows)
 
 
+EXPIRES_SOON = timedelta(days=14)
+"""A certificate that ends sooner is said to: its holder should have renewed it by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """One row of the server's table of certificates."""
+
+    holder: Holder
+    serial: str
+    not_after: float
+    revoked_at: float | None
+
+    def standing(self, now: datetime) -> str:
+        """In words: whether it works."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.not_after < now.timestamp():
+            return "expired"
+        return "expires soon" if self.not_after < (now + EXPIRES_SOON).timestamp() else "works"
+
+    def document(self, now: datetime) -> dict[str, object]:
+        """For a program."""
+        return {
+            "role": self.holder.role,
+            "name": self.holder.name,
+            "serial": self.serial,
+            "not_after_unix_seconds": self.not_after,
+            "standing": self.standing(now),
+        }
+
+
+def issued(database: sqlite3.Connection) -> list[IssuedCertificate]:
+    """Every certificate issued, by role and name, the newest of each holder first."""
+    rows = database.execute(
+        "SELECT role, name, serial, not_after, revoked_at FROM certificates "
+        "ORDER BY role, name, not_after DESC"
+    )
+    return [
+        IssuedCertificate(
+            Holder(row["role"], row["name"]), row["serial"], row["not_after"], row["revoked_at"]
+        )
+        for row in rows
+    ]
+
+
+def expiring(database: sqlite3.Connection, now: datetime) -> list[IssuedCertificate]:
+    """Holders' newest certificates that still work but end soon."""
+    newest = {row.holder: row for row in reversed(issued(database)) if row.revoked_at is None}
+    return [row for row in newest.values() if row.standing(now) == "expires soon"]
+
+
 def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
     """Check at a call that the caller's certificate is one of ours and still stands.
 

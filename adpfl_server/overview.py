@@ -13,7 +13,7 @@ from adpfl.errors import StateError
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
 from adpfl.federated.run_state import RunState, SiteState
 from adpfl_server.config import ServerConfig
-from adpfl_server.enrollment import revoked_holders
+from adpfl_server.enrollment import issued, revoked_holders
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.weights import export_weights
 
@@ -65,6 +65,20 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
             console.print(f"  {site.site}: {_standing(state, site, revoked)}", markup=False)
         for event in record.timeline[-LAST_EVENTS:]:
             console.print(f"  {_told(event)}", markup=False)
+
+
+def print_certificates(config: ServerConfig, *, as_json: bool) -> None:
+    """Print every certificate that was issued, the newest of each holder first."""
+    now = datetime.now(UTC)
+    with _open(config) as store:
+        found = issued(store.connection)
+    if as_json:
+        _print_json([row.document(now) for row in found])
+        return
+    table = Table("role", "name", "serial", "valid until", "standing")
+    for row in found:
+        table.add_row(row.holder.role, row.holder.name, row.serial, _moment(row.not_after), row.standing(now))
+    Console().print(table if found else "no certificates yet")
 
 
 def status_document(store: Store, run: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -20,15 +20,17 @@ from adpfl.errors import AdpflError, StateError
 from adpfl.federated.run_events import RunCancelled, RunPaused, RunResumed
 from adpfl.federated.run_state import RunState
 from adpfl.security.certificates import Holder
+from adpfl.security.identity import time_text
 from adpfl.wire.operations import RunControl
 from adpfl_server.audit_log import LOCAL, record
 from adpfl_server.database import transaction
-from adpfl_server.enrollment import revoke, revoked_holders
+from adpfl_server.enrollment import expiring, revoke, revoked_holders
 from adpfl_server.runner import Runner
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 
 LOOK_SECONDS: Final = 0.5
 """Between two looks for commands and for callers who were shut out."""
+WARNINGS_APART: Final = timedelta(days=1)
 APPLY_SECONDS: Final = 10.0
 """How long a command waits for the daemon before it says that none answered."""
 
@@ -100,6 +102,7 @@ class Steering:
         self._runner = runner
         self._drop = drop
         self._revoked: frozenset[Holder] | None = None
+        self._warned_at: datetime | None = None
 
     async def control(self, run: str, control: RunControl, *, actor: Holder | None, reason: str) -> RunState:
         """Pause, resume or cancel a run; stored when this returns.
@@ -142,7 +145,7 @@ class Steering:
     async def watch(self) -> None:
         """Until the server stops: apply waiting commands, and end the calls of whoever is shut out."""
         while not self._runner.stopping.is_set():
-            for look in (self._apply_wanted, self._drop_revoked):
+            for look in (self._apply_wanted, self._drop_revoked, self._warn_of_ends):
                 await self._unless_storage_fails(look)
             try:
                 await asyncio.wait_for(self._runner.stopping.wait(), LOOK_SECONDS)
@@ -167,6 +170,17 @@ class Steering:
             await self._runner.in_database(
                 _settle, self._runner.store.connection, wanted.sequence, told, refusal, self._runner.clock()
             )
+
+    async def _warn_of_ends(self) -> None:
+        """Once a day, name the certificates that end soon."""
+        now = _now(self._runner)
+        if self._warned_at is not None and now - self._warned_at < WARNINGS_APART:
+            return
+        self._warned_at = now
+        found = await self._runner.in_database(expiring, self._runner.store.connection, now)
+        for row in found:
+            ends = time_text(datetime.fromtimestamp(row.not_after, UTC))
+            _log.warning("a certificate ends soon and was not renewed", holder=str(row.holder), ends=ends)
 
     async def _drop_revoked(self) -> None:
         revoked: frozenset[Holder] = await self._runner.in_database(

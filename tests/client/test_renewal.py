@@ -24,6 +24,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
 LIFE = timedelta(days=90)
 SITE = Holder("site", "hospital1")
+OPERATOR = Holder("operator", "hospital1")
 
 
 class Authority:

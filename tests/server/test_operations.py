@@ -1,13 +1,17 @@
 """Operators and auditors over the wire: what each role may do, and what it does to live runs and calls."""
 
 import json
+import socket
+import ssl
 import threading
 import time
 from datetime import UTC, datetime
 
 import grpc
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from structlog.testing import capture_logs
 
 from adpfl.security.certificates import Holder, create_request, new_key
 from adpfl.security.identity import CallerIdentity, holder_of, load_certificate
@@ -27,6 +31,7 @@ from adpfl.wire.operations import (
 from adpfl_server import audit_log
 from adpfl_server.database import open_database
 from adpfl_server.interceptors import allowed_roles
+from adpfl_server.pki import renew_server_certificate
 from adpfl_server.steering import outcome, want
 from adpfl_server.store import DATABASE_FILE
 
@@ -245,3 +250,39 @@ def test_everybody_may_renew_and_nobody_for_another(consortium, desk_of, role):
     assert certificate.not_valid_after_utc > datetime.now(UTC)
     assert holder_of(certificate) == Holder(role, "hospital1")
     assert desk.identity.Renew(asked, timeout=20).certificate_chain == chain
+
+
+def test_the_servers_certificate_is_renewed_without_a_restart(consortium, desk_of):
+    running = consortium.start()
+    desk = desk_of("operator")
+    assert desk.control(RunControl.PAUSE) is RunStatus.PAUSED
+    before = shown_by(running.ports.main)
+    renewed = renew_server_certificate(
+        consortium.state_dir, ["localhost", "127.0.0.1"], now=datetime.now(UTC)
+    )
+    assert renewed.certificate.serial_number != before.serial_number
+    assert shown_by(running.ports.main) == renewed.certificate
+    assert shown_by(running.ports.enrollment) == renewed.certificate
+    assert desk.control(RunControl.RESUME) is RunStatus.WAITING  # over the connection of before
+    fresh = desk_of("auditor", "bob")
+    assert fresh.audit_log()
+
+
+def test_a_spoilt_certificate_leaves_the_old_one_serving(consortium, desk_of):
+    running = consortium.start()
+    before = shown_by(running.ports.main)
+    (consortium.state_dir / "pki" / "server.pem").write_text("nonsense")
+    with capture_logs() as logs:
+        assert shown_by(running.ports.main) == before
+    assert any("cannot be used" in entry["event"] for entry in logs)
+
+
+def shown_by(port):
+    """The certificate that a port's TLS shows a stranger."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        with context.wrap_socket(plain, server_hostname="localhost") as wrapped:
+            return x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True))
