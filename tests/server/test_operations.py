@@ -283,6 +283,6 @@ def shown_by(port):
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost") as wrapped:
-            return x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True))
+    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    with context.wrap_socket(plain, server_hostname="localhost") as wrapped:
+        return x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True))
