@@ -33,6 +33,7 @@ from adpfl_client.local_site import Site
 from adpfl_client.public_reason import public_reason
 from adpfl_client.receipts import check_newest
 from adpfl_client.round_work import do_round, fetch_model, settle_other_tasks
+from adpfl_client.running_identity import with_certificate_renewed
 from adpfl_client.site_record import read_record
 
 LONG_POLL_SECONDS = 20
@@ -131,6 +132,7 @@ class Agent:
 
     def _join(self) -> None:
         self._join_due = self._monotonic() + IDLE_SECONDS
+        self._site = with_certificate_renewed(self._site)
         answer = self._site.connection.join(
             JoinRequest(
                 site=self._site.name,

@@ -18,7 +18,7 @@ from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_files import RECEIPT_NAME, has_traces
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.receipts import kept_receipt, require_contained
-from adpfl_client.running import open_channel
+from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
 
 SERVER_SECONDS = 10.0
@@ -91,7 +91,7 @@ def _ledger(config: SiteConfig) -> str:
 def _server(config: SiteConfig) -> str:
     """Make a call that the server answers to enrolled sites alone: a revoked one gets as far as TLS."""
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
-    channel = open_channel(identity)
+    channel = open_channel(identity, config)
     stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
     # No run has this name, so the answer changes nothing: a task asked of a run would make the site ready.
     asked = NextTaskRequest(f"check-{secrets.token_hex(16)}", wait_seconds=0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import VersionOption, run_command
+from adpfl_client.operator_cli import operate_app
 
 if TYPE_CHECKING:
     from adpfl_client.config import SiteConfig
@@ -44,6 +45,9 @@ class _Where:
 
     site: str | None
     config: Path | None
+
+
+app.add_typer(operate_app, name="operate")
 
 
 @app.callback(invoke_without_command=True)
@@ -106,13 +110,15 @@ def enroll(
     from datetime import UTC, datetime
 
     from adpfl.security.bundle import read_bundle
-    from adpfl_client.enrollment import enroll_site
+    from adpfl.security.certificates import Holder
+    from adpfl_client.enrollment import enroll as enroll_holder
 
     where = _where(context, site, config)
     if where == _Where(None, None):
-        where = _Where(read_bundle(bundle).site, None)
+        where = _Where(read_bundle(bundle).name, None)
     settings = _load_from(where)
-    identity = enroll_site(bundle, settings.state_dir, settings.site, now=datetime.now(UTC), replace=replace)
+    holder = Holder("site", settings.site)
+    identity = enroll_holder(bundle, settings.state_dir, holder, now=datetime.now(UTC), replace=replace)
     typer.echo(
         f"{identity.site} is enrolled with {identity.consortium} at {identity.address}, "
         f"certificate valid until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"

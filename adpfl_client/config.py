@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from adpfl.config import FrozenModel, Name, load_yaml
 from adpfl.errors import ConfigError
@@ -42,6 +42,9 @@ class SiteConfig(FrozenModel):
     """By task name."""
     policy: SitePolicy
     """What this site allows, whatever a server or a run says."""
+    proxy: Annotated[str, StringConstraints(pattern=r"^http://[^\s/@]+:[0-9]{1,5}/?$")] | None = None
+    """`http://host:port` of an HTTP proxy that lets CONNECT through; the proxy sees TLS alone. Without it the
+    environment's `https_proxy` and `no_proxy` are followed."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processor threads for training."""
     evaluate_every_rounds: Annotated[int, Field(ge=0)] = 5
@@ -55,6 +58,10 @@ class SiteConfig(FrozenModel):
             for task, entry in self.data.items()
         }
         return self.model_copy(update={"state_dir": _absolute(self.state_dir, base), "data": data})
+
+    def channel_options(self) -> tuple[tuple[str, str], ...]:
+        """What gRPC is told about the way to the server."""
+        return () if self.proxy is None else (("grpc.http_proxy", self.proxy),)
 
     def data_of(self, task: str) -> TaskDataConfig:
         """The data of one task.

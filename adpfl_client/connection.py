@@ -27,6 +27,7 @@ from adpfl.wire.messages import (
     NextTaskRequest,
     NextTaskResponse,
 )
+from adpfl.wire.operations import RenewRequest, RenewResponse
 from adpfl.wire.transfers import (
     Chunk,
     CommitUpdateRequest,
@@ -140,8 +141,7 @@ class Connection:
         self.outages = 0
         """How many times the link was lost and came back."""
         self.last_outage_seconds = 0.0
-        self._channel = channel
-        self._stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
+        self._use(channel)
         self._stopping = stopping
         self._backoff = backoff or Backoff()
         self._pause = pause or stopping.wait
@@ -154,6 +154,17 @@ class Connection:
         self._lost_since: float | None = None
         self._watcher = threading.Thread(target=self._watch, name="connection-watch", daemon=True)
         self._watcher.start()
+
+    def _use(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
+        self._identity: Any = rpc.IdentityStub(channel)  # type: ignore[no-untyped-call]
+
+    def change_channel(self, channel: grpc.Channel) -> None:
+        """Go on over another channel, as after a renewal; the old one is closed. Not during a stream."""
+        old = self._channel
+        self._use(channel)
+        old.close()
 
     def close(self) -> None:
         """Close the channel and end the watching thread."""
@@ -202,6 +213,18 @@ class Connection:
             log.debug("heartbeat lost", code=_code(error).name)
             return None
         return HeartbeatResponse.from_wire(message)
+
+    def renew(self, request: RenewRequest) -> RenewResponse:
+        """Ask once for the next certificate.
+
+        Raises:
+            IdentityError: the server refuses, or the link is in trouble; the same request may be sent again.
+        """
+        try:
+            message = self._identity.Renew(request.to_wire(), timeout=CALL_SECONDS)
+        except LINK_ERRORS as error:
+            raise IdentityError(f"Renew: {_code(error).name}: {_details(error)}") from error
+        return RenewResponse.from_wire(message)
 
     def stand_aside(self, request: HeartbeatRequest) -> None:
         """Tell the server, until it has heard it, that this site refuses a run."""

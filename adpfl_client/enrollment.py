@@ -1,4 +1,6 @@
-"""Enrolment at a site: make a key that never leaves, have it certified, and keep both.
+"""Enrolment at a caller's end: make a key that never leaves, have it certified, and keep both.
+
+Sites, operators and auditors enrol alike; the bundle says which of them it is for.
 
 `<state_dir>/identity/` holds `key.pem`, `certificate.pem`, `ca.pem`, `server.pem`, `federation.json` and the
 signing request. It appears whole, by a rename. Until then the key and the request wait in
@@ -22,17 +24,17 @@ from pydantic import StringConstraints
 from adpfl.config import FrozenModel, Name, parse
 from adpfl.errors import ConfigError, IdentityError, ProtocolError
 from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
-from adpfl.security.certificates import create_request, new_key, to_pem
+from adpfl.security.certificates import Holder, Role, create_request, new_key, to_pem
 from adpfl.security.identity import (
-    SiteIdentity,
+    CallerIdentity,
     check_authority,
     check_issued_by,
     check_key_of,
     check_valid_at,
+    holder_of,
     load_certificate,
     load_key,
     save_key,
-    site_of,
     time_text,
 )
 from adpfl.security.private_files import (
@@ -49,6 +51,8 @@ from adpfl.wire.messages import EnrollRequest, EnrollResponse
 IDENTITY_FOLDER = "identity"
 PENDING_FOLDER = "identity.pending"
 REPLACED_FOLDER = "identity.replaced"
+RENEWED_FOLDER = "identity.renewed"
+"""Where the next key waits for its certificate; see `adpfl_client.renewal`."""
 KEY = "key.pem"
 REQUEST = "request.der"
 CERTIFICATE = "certificate.pem"
@@ -64,40 +68,46 @@ class FederationRecord(FrozenModel):
     """What `federation.json` says: the consortium that this identity is for and how it came about."""
 
     consortium: str
-    site: Name
+    role: Role = "site"
+    name: Name
     address: Address
     token_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Of the bundle's token: tells a repeated command from a new enrolment."""
 
+    @property
+    def holder(self) -> Holder:
+        """Whose identity it is."""
+        return Holder(self.role, self.name)
 
-def enroll_site(
-    bundle_path: Path, state_dir: Path, site: str, *, now: datetime, replace: bool = False
-) -> SiteIdentity:
-    """Enrol this site with the operator's bundle. May be repeated after a crash or a lost answer.
+
+def enroll(
+    bundle_path: Path, state_dir: Path, holder: Holder, *, now: datetime, replace: bool = False
+) -> CallerIdentity:
+    """Enrol with the operator's bundle. May be repeated after a crash or a lost answer.
 
     Args:
         bundle_path: the operator's bundle.
-        state_dir: the site's folder; made where absent.
-        site: this site's name, which must be the bundle's.
+        state_dir: the holder's folder; made where absent.
+        holder: who enrols, which must be whom the bundle is for.
         now: aware current time.
         replace: give up an identity that came from another bundle, once the new one is complete.
 
     Returns:
-        The identity, as stored; the stored one where this very bundle has enrolled the site before.
+        The identity, as stored; the stored one where this very bundle has enrolled the holder before.
 
     Raises:
-        IdentityError: the bundle is unreadable, expired or another site's; the site is enrolled already; the
+        IdentityError: the bundle is unreadable, expired or another's; the holder is enrolled already; the
             server cannot be reached, is another consortium's, refuses, or answers with an unusable
             certificate. An existing identity is untouched.
     """
     bundle = read_bundle(bundle_path)
-    if bundle.site != site:
-        raise IdentityError(f"{bundle_path}: is for site {bundle.site}; this is {site}")
+    if bundle.holder != holder:
+        raise IdentityError(f"{bundle_path}: is for {named(bundle.holder)}; this is {named(holder)}")
     folder = state_dir / IDENTITY_FOLDER
     if folder.exists():
         if _is_from(folder, bundle):
-            _remove(folder.with_name(REPLACED_FOLDER))
-            return load_site_identity(state_dir, site, now=now)
+            remove_folder(folder.with_name(REPLACED_FOLDER))
+            return load_identity(state_dir, holder, now=now)
         if not replace:
             raise IdentityError(
                 f"{folder}: holds an identity from another bundle; nothing was changed "
@@ -114,43 +124,79 @@ def enroll_site(
             )
         if not begun:
             _prepare(pending, bundle)
+            remove_folder(state_dir / RENEWED_FOLDER)  # it renews an identity that is about to end
         certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST))
         what = f"certificate from {bundle.enroll_address}"
-        _check_own(certificate, pending, authority, site, now, what=what)
+        check_certificate(certificate, pending, authority, holder, now, what=what)
         replace_file(pending / CERTIFICATE, to_pem(certificate), mode=PUBLIC_MODE)
-    identity = _load(pending, site, now)
+    identity = _load(pending, holder, now)
     _put_in_place(pending, folder)
     return identity
 
 
-def load_site_identity(state_dir: Path, site: str, *, now: datetime) -> SiteIdentity:
-    """Load what enrolment stored, checked: this site, one consortium, one key, valid now.
+def load_site_identity(state_dir: Path, site: str, *, now: datetime) -> CallerIdentity:
+    """Load a site's identity; see `load_identity`."""
+    return load_identity(state_dir, Holder("site", site), now=now)
+
+
+def load_identity(state_dir: Path, holder: Holder, *, now: datetime) -> CallerIdentity:
+    """Load what enrolment stored, checked: this holder, one consortium, one key, valid now.
+
+    A renewal that a crash interrupted between its last two renames is finished first.
 
     Raises:
-        IdentityError: the site is not enrolled, or a file is absent, readable by others, expired, or belongs
-            to another site, key or consortium.
+        IdentityError: the holder is not enrolled, or a file is absent, readable by others, expired, or
+            belongs to another holder, key or consortium.
     """
     folder = state_dir / IDENTITY_FOLDER
     if not folder.is_dir():
+        finish_renewal(state_dir)
+    if not folder.is_dir():
         state = "enrolment is unfinished" if (state_dir / PENDING_FOLDER).is_dir() else "is absent"
         raise IdentityError(
-            f"{folder}: {state}; enrol {site} with the operator's bundle: adpfl-client enroll"
+            f"{folder}: {state}; enrol {holder} with the operator's bundle: adpfl-client enroll"
         )
-    return _load(folder, site, now)
+    return _load(folder, holder, now)
 
 
-def _load(folder: Path, site: str, now: datetime) -> SiteIdentity:
+def enrolled_holder(state_dir: Path) -> Holder:
+    """Whom the identity in a folder names.
+
+    Raises:
+        IdentityError: nobody is enrolled there.
+    """
+    folder = state_dir / IDENTITY_FOLDER
+    if not folder.is_dir():
+        finish_renewal(state_dir)
+    if not folder.is_dir():
+        raise IdentityError(f"{folder}: is absent; enrol first: adpfl-client operate enroll")
+    return _record(folder).holder
+
+
+def finish_renewal(state_dir: Path) -> None:
+    """Put a renewed identity whose certificate has arrived in the old one's place; otherwise do nothing."""
+    renewed = state_dir / RENEWED_FOLDER
+    if (renewed / CERTIFICATE).exists():
+        _put_in_place(renewed, state_dir / IDENTITY_FOLDER)
+
+
+def named(holder: Holder) -> str:
+    """A holder with its role, as messages show it: `site hospital1`."""
+    return f"{holder.role} {holder.name}"
+
+
+def _load(folder: Path, holder: Holder, now: datetime) -> CallerIdentity:
     record = _record(folder)
-    if record.site != site:
-        raise IdentityError(f"{folder}: is the identity of {record.site}; this is {site}")
+    if record.holder != holder:
+        raise IdentityError(f"{folder}: is the identity of {named(record.holder)}; this is {named(holder)}")
     authority = _certificate(folder / AUTHORITY_CERTIFICATE)
     check_authority(authority, now, what=str(folder / AUTHORITY_CERTIFICATE))
     server_certificate = _certificate(folder / SERVER_CERTIFICATE)
     check_issued_by(server_certificate, authority, what=str(folder / SERVER_CERTIFICATE))
     certificate = _certificate(folder / CERTIFICATE)
-    key = _check_own(certificate, folder, authority, site, now, what=str(folder / CERTIFICATE))
-    return SiteIdentity(
-        site=site,
+    key = check_certificate(certificate, folder, authority, holder, now, what=str(folder / CERTIFICATE))
+    return CallerIdentity(
+        holder=holder,
         authority=authority,
         certificate=certificate,
         server_certificate=server_certificate,
@@ -159,20 +205,20 @@ def _load(folder: Path, site: str, now: datetime) -> SiteIdentity:
     )
 
 
-def _check_own(
+def check_certificate(
     certificate: x509.Certificate,
     folder: Path,
     authority: x509.Certificate,
-    site: str,
+    holder: Holder,
     now: datetime,
     *,
     what: str,
 ) -> ec.EllipticCurvePrivateKey:
-    """Return the key in `folder` if the certificate is its, this site's, of this authority and valid."""
+    """Return the key in `folder` if the certificate is its, this holder's, of this authority and valid."""
     check_issued_by(certificate, authority, what=what)
-    named = site_of(certificate, what=what)
-    if named != site:
-        raise IdentityError(f"{what}: names site {named}; this is {site}")
+    found = holder_of(certificate, what=what)
+    if found != holder:
+        raise IdentityError(f"{what}: names {named(found)}; this is {named(holder)}")
     key = load_key(folder / KEY)
     check_key_of(certificate, key, what=what)
     check_valid_at(certificate, now, what=what)
@@ -193,17 +239,18 @@ def _prepare(pending: Path, bundle: EnrollmentBundle) -> None:
 
     They are on disk before the first request leaves: no certificate can arrive for a key that is lost.
     """
-    _remove(pending)
+    remove_folder(pending)
     staging = new_staging_folder(pending)
     key = new_key()
     save_key(staging / KEY, key)
-    request = create_request(key, bundle.site).public_bytes(serialization.Encoding.DER)
+    request = create_request(key, bundle.name).public_bytes(serialization.Encoding.DER)
     write_new(staging / REQUEST, request, mode=PUBLIC_MODE)
     write_new(staging / AUTHORITY_CERTIFICATE, bundle.authority_certificate.encode(), mode=PUBLIC_MODE)
     write_new(staging / SERVER_CERTIFICATE, bundle.server_certificate.encode(), mode=PUBLIC_MODE)
     record = FederationRecord(
         consortium=bundle.consortium,
-        site=bundle.site,
+        role=bundle.role,
+        name=bundle.name,
         address=bundle.address,
         token_sha256=_token_digest(bundle),
     )
@@ -217,7 +264,7 @@ def _ask_for_certificate(
     credentials = enrollment_channel_credentials(authority)
     where = bundle.enroll_address
     try:
-        asked = EnrollRequest(bundle.site, bundle.token.get_secret_value(), request)
+        asked = EnrollRequest(bundle.role, bundle.name, bundle.token.get_secret_value(), request)
         with grpc.secure_channel(where, credentials, ENROLLMENT_CHANNEL_OPTIONS) as channel:
             stub = federation_pb2_grpc.EnrollmentStub(channel)  # type: ignore[no-untyped-call]
             message = stub.Enroll(asked.to_wire(), timeout=ENROLL_TIMEOUT_SECONDS)
@@ -251,11 +298,11 @@ def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:
 def _put_in_place(pending: Path, folder: Path) -> None:
     """Make the pending identity the identity; after a crash between the renames, a repeat finishes it."""
     replaced = folder.with_name(REPLACED_FOLDER)
-    _remove(replaced)
+    remove_folder(replaced)
     if folder.exists():
         publish_folder(folder, replaced)
     publish_folder(pending, folder)
-    _remove(replaced)
+    remove_folder(replaced)
 
 
 def _is_from(folder: Path, bundle: EnrollmentBundle) -> bool:
@@ -278,7 +325,7 @@ def _certificate(path: Path) -> x509.Certificate:
     return load_certificate(read_public(path), what=str(path))
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder, where there is one."""
     try:
         if folder.exists():

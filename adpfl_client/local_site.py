@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from adpfl.security.identity import SiteIdentity
+from adpfl.security.identity import CallerIdentity
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection
 from adpfl_client.ledger_store import LedgerStore
@@ -23,7 +23,7 @@ class Site:
     """An agent's working parts. The folders are those of `SiteConfig.state_dir`."""
 
     config: SiteConfig
-    identity: SiteIdentity
+    identity: CallerIdentity
     data: dict[str, SiteData]
     """By task; read once at the start."""
     connection: Connection

@@ -11,13 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-import grpc
 import structlog
 import torch
 
 from adpfl.errors import StateError
-from adpfl.security.identity import SiteIdentity
-from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl_client.agent import Agent, RunOutcome
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection, StopRequestedError
@@ -26,6 +23,7 @@ from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
 from adpfl_client.models import ModelStore
+from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
 
@@ -33,11 +31,6 @@ LOCK_FILE = "agent.lock"
 """Held while an agent runs; the system lets go of it when the process ends, however it ends."""
 
 log = structlog.get_logger()
-
-
-def open_channel(identity: SiteIdentity) -> grpc.Channel:
-    """A channel to the server's main port; nothing is dialled before the first call."""
-    return grpc.secure_channel(identity.address, channel_credentials(identity), options=CHANNEL_OPTIONS)
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
     for leftover in spool.discard_unsealed():
         log.warning("unsealed update discarded; what it had reserved stays charged", update=leftover)
     with LedgerStore.open(config.state_dir, time.time()) as ledger:
-        connection = Connection(open_channel(identity), stopping)
+        connection = Connection(open_channel(identity, config), stopping)
         try:
             yield Site(
                 config=config,

@@ -6,12 +6,14 @@ only `init-model` loads torch.
 
 # ruff: noqa: PLC0415 - imports stand inside the commands, as said above
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adpfl.commandline import VersionOption, run_command
+from adpfl_server.operator_cli import add_audit_log, add_controls
 
 if TYPE_CHECKING:
     from adpfl_server.config import ServerConfig
@@ -22,6 +24,17 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="The server's configuration; default: server.yaml."),
 ]
+
+
+class RoleName(Enum):
+    """What a certificate lets its holder do."""
+
+    site = "site"
+    operator = "operator"
+    auditor = "auditor"
+
+
+RoleOption = Annotated[RoleName, typer.Option("--role", help="site, operator or auditor.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 app = typer.Typer(
@@ -113,17 +126,22 @@ def init(
 @app.command()
 def enroll(
     context: typer.Context,
-    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's name, as in the runs' cohorts.")],
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The site's name as in the runs' cohorts, or a person's.")
+    ],
     config: ConfigOption = None,
+    role: RoleOption = RoleName.site,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The bundle; default: SITE.bundle.json."),
+        typer.Option("--output", "-o", metavar="FILE", help="The bundle; default: NAME.bundle.json."),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=365, help="How long the token works.")] = 7,
 ) -> None:
-    """Write the bundle with which one site enrols: addresses, certificates and a one-time token.
+    """Write the bundle with which one site, operator or auditor enrols.
 
-    Send it like a password. An earlier bundle of the site stops working.
+    It holds addresses, certificates and a one-time token: send it like a password. An earlier bundle of the
+    same holder stops working.
 
     Example: adpfl-server enroll hospital1
     """
@@ -131,6 +149,7 @@ def enroll(
 
     _require_tls13()
     from adpfl.security.bundle import write_bundle
+    from adpfl.security.certificates import Holder
     from adpfl_server.database import open_database
     from adpfl_server.enrollment import bundle_for, issue_token
     from adpfl_server.pki import load_server_identity
@@ -140,45 +159,85 @@ def enroll(
     now = datetime.now(UTC)
     identity = load_server_identity(settings.state_dir, now=now)
     database = open_database(settings.state_dir / DATABASE_FILE)
-    token = issue_token(database, site, now=now, lifetime=timedelta(days=days))
+    token = issue_token(database, Holder(role.value, name), now=now, lifetime=timedelta(days=days))
     database.close()
     bundle = bundle_for(
         token, identity, address=settings.public_address, enroll_address=settings.public_enroll_address
     )
-    path = output or Path(f"{site}.bundle.json")
+    path = output or Path(f"{name}.bundle.json")
     write_bundle(path, bundle)
     typer.echo(f"wrote {path}; it works once, until {token.expires_at:%Y-%m-%d %H:%M UTC}")
-    if not any(site in entry.cohort.sites for entry in settings.runs):
-        typer.echo(f"note: no run of the configuration names {site} yet")
+    if role is RoleName.site and not any(name in entry.cohort.sites for entry in settings.runs):
+        typer.echo(f"note: no run of the configuration names {name} yet")
 
 
 @app.command()
 def revoke(
     context: typer.Context,
-    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The holder's name.")],
     config: ConfigOption = None,
+    role: RoleOption = RoleName.site,
 ) -> None:
-    """Shut a site out: its certificates and open tokens stop working at its next call.
+    """Shut a site, operator or auditor out: its certificates and open tokens stop working now.
 
-    Exit code 1 where the server has never heard of the site.
+    Calls and streams under way are ended by the running server within a second. Exit code 1 where the server
+    has never heard of the holder.
 
     Example: adpfl-server revoke hospital1
     """
     from datetime import UTC, datetime
 
     _require_tls13()
+    from adpfl.security.certificates import Holder
     from adpfl_server.database import open_database
-    from adpfl_server.enrollment import revoke_site
+    from adpfl_server.enrollment import revoke as revoke_holder
     from adpfl_server.store import DATABASE_FILE
 
     settings = _load(config, context)
     database = open_database(settings.state_dir / DATABASE_FILE)
-    serials = revoke_site(database, site, now=datetime.now(UTC))
+    serials = revoke_holder(database, Holder(role.value, name), now=datetime.now(UTC))
     database.close()
     if not serials:
-        typer.echo(f"{site} has no certificate that works; its open tokens, if any, are ended")
+        typer.echo(f"{name} has no certificate that works; its open tokens, if any, are ended")
         return
-    typer.echo(f"revoked {len(serials)} certificate(s) of {site}")
+    typer.echo(f"revoked {len(serials)} certificate(s) of {name}")
+
+
+@app.command("renew-certificate")
+def renew_certificate(
+    context: typer.Context,
+    config: ConfigOption = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="A further name or address that sites dial; repeatable."),
+    ] = None,
+) -> None:
+    """Issue the server's next certificate, for the key that it has; a running server shows it at once.
+
+    Its names are those of the configuration's public addresses and of --host. Sites notice nothing.
+
+    Example: adpfl-server renew-certificate
+    """
+    from datetime import UTC, datetime
+
+    from adpfl_server.pki import renew_server_certificate
+
+    settings = _load(config, context)
+    hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
+    identity = renew_server_certificate(settings.state_dir, hosts, now=datetime.now(UTC))
+    until = f"{identity.certificate.not_valid_after_utc:%Y-%m-%d}"
+    typer.echo(f"renewed the server's certificate until {until}; sites may dial: {', '.join(hosts)}")
+
+
+@app.command()
+def certificates(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - a flag
+    """List who holds a certificate, until when, and who was shut out.
+
+    Example: adpfl-server certificates
+    """
+    from adpfl_server.overview import print_certificates
+
+    print_certificates(_load(config, context), as_json=as_json)
 
 
 @app.command("check-config")
@@ -281,6 +340,14 @@ def export(
     from adpfl_server.overview import export_model
 
     typer.echo(export_model(_load(config, context), run, out))
+
+
+def _named_config(context: typer.Context) -> "ServerConfig":
+    return _load(None, context)
+
+
+add_controls(app, _named_config)
+add_audit_log(app, _named_config)
 
 
 def _path(config: Path | None, context: typer.Context) -> Path:

@@ -37,6 +37,7 @@ from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
     ENROLLMENT_SERVER_OPTIONS,
     SERVER_OPTIONS,
+    RenewedIdentity,
     enrollment_server_credentials,
     server_credentials,
 )
@@ -48,10 +49,12 @@ from adpfl_server.database import open_database
 from adpfl_server.enrollment import EnrollmentService, check_not_revoked
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
-from adpfl_server.pki import load_authority, load_server_identity
+from adpfl_server.operations import IdentityService, OperationsService
+from adpfl_server.pki import WatchedIdentity, load_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
+from adpfl_server.steering import Steering
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.weights import check_description, import_weights, plan_of, read_header
@@ -129,8 +132,10 @@ class Daemon:
             site_silence_seconds=config.site_silence_seconds,
         )
         self._health = HealthServicer()
+        self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)
+        self._steering = Steering(self.runner, self._admission.drop)
         self._main = grpc.aio.server(
-            interceptors=[IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)],
+            interceptors=[self._admission],
             options=SERVER_OPTIONS,
         )
         self._enrollment = grpc.aio.server(
@@ -146,12 +151,17 @@ class Daemon:
         """
         self._add_services()
         ports = Ports(
-            _bind(self._main, "listen", self._config.listen, server_credentials(self._identity)),
+            _bind(
+                self._main,
+                "listen",
+                self._config.listen,
+                server_credentials(self._identity, self._watched()),
+            ),
             _bind(
                 self._enrollment,
                 "enroll_listen",
                 self._config.enroll_listen,
-                enrollment_server_credentials(self._identity),
+                enrollment_server_credentials(self._identity, self._watched()),
             ),
         )
         try:
@@ -159,6 +169,7 @@ class Daemon:
         except STORAGE_ERRORS as error:
             raise StateError(f"the runs cannot be prepared: {storage_reason(error)}") from error
         self.runner.start()
+        self.runner.spawn(self._steering.watch())
         await self._main.start()
         await self._enrollment.start()
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
@@ -187,18 +198,29 @@ class Daemon:
             version=__version__,
             instance_id=secrets.token_hex(16),
         )
+        authority = load_authority(self._config.state_dir, now=_now())
         rpc.add_FederationServicer_to_server(service, self._main)  # type: ignore[no-untyped-call]
+        rpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
+            IdentityService(self.runner, authority), self._main
+        )
+        rpc.add_OperationsServicer_to_server(  # type: ignore[no-untyped-call]
+            OperationsService(self.runner, self._steering), self._main
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if self._config.reflection:
             reflection.enable_server_reflection((SERVICE_NAME, reflection.SERVICE_NAME), self._main)
         database = self._config.state_dir / DATABASE_FILE
         enrollment = EnrollmentService(
-            load_authority(self._config.state_dir, now=_now()),
+            authority,
             connect=lambda: open_database(database),
             clock=_now,
             executor=self._enrollment_pool,
         )
         rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
+
+    def _watched(self) -> RenewedIdentity:
+        """Each port looks for itself: what one has seen, the other has not."""
+        return WatchedIdentity(self._config.state_dir, _now).renewed
 
     async def _check_certificate(self, peer: PeerCertificate) -> None:
         await self.runner.in_database(check_not_revoked, self.runner.store.connection, peer.serial)

@@ -144,7 +144,44 @@ _VERSION_3 = (
     """,
 )
 
-_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+# Operators and auditors beside sites, certificates that were renewed, commands that wait for the daemon, and
+# the audit log.
+_VERSION_4 = (
+    "ALTER TABLE enrollment_tokens RENAME COLUMN site TO name",
+    "ALTER TABLE enrollment_tokens ADD COLUMN role TEXT NOT NULL DEFAULT 'site'",
+    "ALTER TABLE certificates RENAME COLUMN site TO name",
+    "ALTER TABLE certificates ADD COLUMN role TEXT NOT NULL DEFAULT 'site'",
+    "ALTER TABLE certificates ADD COLUMN request_sha256 TEXT",
+    """
+    CREATE TABLE controls (
+        sequence INTEGER PRIMARY KEY,
+        run TEXT NOT NULL,
+        control TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        asked_at REAL NOT NULL,
+        settled_at REAL,
+        outcome TEXT,
+        refusal TEXT
+    ) STRICT
+    """,
+    """
+    CREATE TABLE audit_log (
+        sequence INTEGER PRIMARY KEY,
+        entry_json TEXT NOT NULL,
+        chain TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE ON audit_log
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
+    """,
+    """
+    CREATE TRIGGER audit_log_is_never_cut BEFORE DELETE ON audit_log
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
+    """,
+)
+
+_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """What each schema version adds to the one before."""
 SCHEMA_VERSION = len(_VERSIONS)
 

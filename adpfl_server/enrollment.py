@@ -1,9 +1,10 @@
-"""Enrolment at the server: one-time tokens, and the call that trades one for a site's certificate.
+"""Enrolment at the server: one-time tokens, and the call that trades one for a caller's certificate.
 
 A token is 256 random bits; the database keeps its SHA-256 alone, so a stolen database enrols nobody. Each
-site has at most one live token. Spending it, recording the certificate and answering are one transaction, and
-the same token with the same signing request gets the same certificate again, so that a lost answer does not
-strand a site.
+site, operator and auditor has at most one live token. Spending it, recording the certificate and answering
+are one transaction, and the same token with the same signing request gets the same certificate again, so that
+a lost answer does not strand a site. A certificate that still works buys its holder the next one (`renew`),
+so that no site falls out of a run because a year is over.
 
 Strangers may call the enrolment port, so every refusal looks the same from outside; the reason is in the
 server's log, a line now and then however many call. What they send is looked at in the order of what it
@@ -33,17 +34,18 @@ from adpfl.config import parse
 from adpfl.errors import IdentityError, ProtocolError, StateError
 from adpfl.security.bundle import EnrollmentBundle
 from adpfl.security.certificates import (
-    SITE_LIFETIME,
+    CLIENT_LIFETIME,
     CertificateAuthority,
-    check_site_name,
-    issue_site_certificate,
+    Holder,
+    issue_client_certificate,
     public_key_of_request,
     serial_text,
     to_pem,
 )
-from adpfl.security.identity import ServerIdentity, time_text
+from adpfl.security.identity import ServerIdentity, load_certificate, time_text
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
+from adpfl_server.audit_log import record
 from adpfl_server.database import transaction
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 
@@ -53,6 +55,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 TOKEN_LIFETIME = timedelta(days=7)
 REFUSAL = "enrolment refused; ask the operator for a new bundle"
 """All that a caller learns, whatever was wrong."""
+
+RENEWALS_A_DAY = 8
+"""Certificates that one holder may be issued within a day: the table grows with time, not with requests."""
 
 FAILURE = "enrolment is not possible now; try again later"
 
@@ -64,37 +69,44 @@ REFUSAL_LOG_SECONDS = 10.0
 class IssuedToken:
     """A fresh token; this object is the only place where it exists in the clear."""
 
-    site: str
+    holder: Holder
     expires_at: datetime
     token: str = field(repr=False)
 
 
 def issue_token(
-    database: sqlite3.Connection, site: str, *, now: datetime, lifetime: timedelta = TOKEN_LIFETIME
+    database: sqlite3.Connection, holder: Holder, *, now: datetime, lifetime: timedelta = TOKEN_LIFETIME
 ) -> IssuedToken:
-    """Issue a one-time token for a site; the site's earlier tokens end at once.
+    """Issue a one-time token; the holder's earlier tokens end at once.
 
     Args:
         database: the server's, in autocommit mode.
-        site: the only name for which the token will work.
+        holder: the only one for whom the token will work.
         now: aware current time.
         lifetime: how long the token works.
 
     Raises:
-        IdentityError: the name breaks the rule for site names, or the lifetime is not positive.
+        IdentityError: the lifetime is not positive.
     """
-    check_site_name(site)
     if lifetime <= timedelta(0):
         raise IdentityError(f"token lifetime is {lifetime}; must be positive")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = now + lifetime
     with transaction(database):
-        _end_tokens(database, site, now)
+        _end_tokens(database, holder, now)
         database.execute(
-            "INSERT INTO enrollment_tokens (token_sha256, site, issued_at, expires_at) VALUES (?, ?, ?, ?)",
-            (_sha256(token.encode()), site, now.timestamp(), expires_at.timestamp()),
+            "INSERT INTO enrollment_tokens (token_sha256, role, name, issued_at, expires_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (
+                _sha256(token.encode()),
+                holder.role,
+                holder.name,
+                now.timestamp(),
+                expires_at.timestamp(),
+            ),
         )
-    return IssuedToken(site=site, expires_at=expires_at, token=token)
+        record(database, now, "token_issued", subject=holder, detail=f"works until {time_text(expires_at)}")
+    return IssuedToken(holder=holder, expires_at=expires_at, token=token)
 
 
 def bundle_for(
@@ -113,7 +125,8 @@ def bundle_for(
     """
     document = {
         "consortium": identity.consortium,
-        "site": token.site,
+        "role": token.holder.role,
+        "name": token.holder.name,
         "address": address,
         "enroll_address": enroll_address,
         "authority_certificate": to_pem(identity.authority).decode(),
@@ -128,18 +141,18 @@ def redeem(
     database: sqlite3.Connection,
     authority: CertificateAuthority,
     *,
-    site: str,
+    holder: Holder,
     token: str,
     request: bytes,
     now: datetime,
-    lifetime: timedelta = SITE_LIFETIME,
+    lifetime: timedelta = CLIENT_LIFETIME,
 ) -> bytes:
     """Trade a token and a signing request for a certificate, once.
 
     Args:
         database: the server's, in autocommit mode.
         authority: what signs.
-        site: who the caller says it is.
+        holder: who the caller says it is.
         token: as in the bundle.
         request: PKCS#10, DER.
         now: aware current time.
@@ -149,60 +162,175 @@ def redeem(
         The certificate, PEM. The same bytes for the same token and request.
 
     Raises:
-        IdentityError: the token is unknown, expired, another site's or used with another request; or the
+        IdentityError: the token is unknown, expired, another holder's or used with another request; or the
             request is unusable (the token then stays unspent). The message is for the server's log, never for
             the caller.
     """
-    check_site_name(site)
     _check_shape(token)
-    _live_token(database, site, token, now)  # by reading alone; again below, where nobody can come between
+    _live_token(database, holder, token, now)  # by reading alone; again below, where nobody can come between
     public_key_of_request(request)
     request_sha256 = _sha256(request)
     with transaction(database):
-        row = _live_token(database, site, token, now)
+        row = _live_token(database, holder, token, now)
         if row["used_at"] is not None:
-            return _repeat(row, request_sha256)
-        certificate = issue_site_certificate(authority, request, site, now=now, lifetime=lifetime)
-        pem = to_pem(certificate).decode()
+            return _repeat(row, holder, request_sha256)
+        pem = _certify(database, authority, holder, request, now=now, lifetime=lifetime)
         database.execute(
             "UPDATE enrollment_tokens SET used_at = ?, request_sha256 = ?, certificate_pem = ?"
             " WHERE token_sha256 = ?",
             (now.timestamp(), request_sha256, pem, row["token_sha256"]),
         )
-        database.execute(
-            "INSERT INTO certificates (serial, site, not_after, issued_at, pem) VALUES (?, ?, ?, ?, ?)",
-            (
-                serial_text(certificate),
-                site,
-                certificate.not_valid_after_utc.timestamp(),
-                now.timestamp(),
-                pem,
-            ),
-        )
+        record(database, now, "enrolled", actor=holder, subject=holder, detail=_serial_words(pem))
     return pem.encode()
 
 
-def revoke_site(database: sqlite3.Connection, site: str, *, now: datetime) -> tuple[str, ...]:
-    """Revoke all of a site's certificates and end its tokens.
+def renew(
+    database: sqlite3.Connection,
+    authority: CertificateAuthority,
+    *,
+    holder: Holder,
+    serial: str,
+    request: bytes,
+    now: datetime,
+    lifetime: timedelta = CLIENT_LIFETIME,
+) -> bytes:
+    """Certify the next key of somebody whose certificate still works.
+
+    The old certificate goes on working until its own end: the new one may be lost on its way, and then the
+    same request gets it again.
+
+    Args:
+        database: the server's, in autocommit mode.
+        authority: what signs.
+        holder: whom the caller's certificate names.
+        serial: of the caller's certificate.
+        request: PKCS#10, DER.
+        now: aware current time.
+        lifetime: of the certificate.
+
+    Returns:
+        The certificate, PEM. The same bytes for the same request.
+
+    Raises:
+        IdentityError: the caller's certificate is unknown or revoked, the request is unusable, or the holder
+            has renewed `RENEWALS_A_DAY` times within a day.
+    """
+    public_key_of_request(request)
+    request_sha256 = _sha256(request)
+    with transaction(database):
+        check_not_revoked(database, serial)
+        known = database.execute(
+            "SELECT pem FROM certificates WHERE role = ? AND name = ? AND request_sha256 = ? "
+            "AND revoked_at IS NULL",
+            (holder.role, holder.name, request_sha256),
+        ).fetchone()
+        if known is not None:
+            return str(known["pem"]).encode()
+        recent = database.execute(
+            "SELECT count(*) FROM certificates WHERE role = ? AND name = ? AND issued_at > ?",
+            (holder.role, holder.name, (now - timedelta(days=1)).timestamp()),
+        ).fetchone()[0]
+        if recent >= RENEWALS_A_DAY:
+            raise IdentityError(
+                f"{holder} has {recent} certificates of the last 24 hours; no more are issued"
+            )
+        pem = _certify(database, authority, holder, request, now=now, lifetime=lifetime)
+        record(database, now, "renewed", actor=holder, subject=holder, detail=_serial_words(pem))
+    return pem.encode()
+
+
+def revoke(
+    database: sqlite3.Connection, holder: Holder, *, now: datetime, actor: Holder | None = None
+) -> tuple[str, ...]:
+    """Revoke all of a holder's certificates and end its tokens.
+
+    Args:
+        database: the server's, in autocommit mode.
+        holder: whom to shut out.
+        now: aware current time.
+        actor: who asked for it over the wire; None is whoever holds the server's own machine.
 
     Returns:
         The serials revoked now; empty where there was nothing left to revoke.
 
     Raises:
-        IdentityError: the server has issued neither a token nor a certificate to such a site.
+        IdentityError: the server has issued neither a token nor a certificate to such a holder.
     """
-    check_site_name(site)
     with transaction(database):
-        if not _is_known(database, site):
+        if not _is_known(database, holder):
             raise IdentityError(
-                f"there is no site {site}: it was never issued a token or a certificate; nothing was revoked"
+                f"there is no {holder.role} {holder.name}: it was never issued a token or a certificate; "
+                "nothing was revoked"
             )
-        _end_tokens(database, site, now)
+        _end_tokens(database, holder, now)
         rows = database.execute(
-            "UPDATE certificates SET revoked_at = ? WHERE site = ? AND revoked_at IS NULL RETURNING serial",
-            (now.timestamp(), site),
+            "UPDATE certificates SET revoked_at = ? WHERE role = ? AND name = ? AND revoked_at IS NULL "
+            "RETURNING serial",
+            (now.timestamp(), holder.role, holder.name),
         ).fetchall()
-    return tuple(row[0] for row in rows)
+        serials = tuple(str(row[0]) for row in rows)
+        record(database, now, "revoked", actor=actor, subject=holder, detail=" ".join(serials))
+    return serials
+
+
+def revoked_holders(database: sqlite3.Connection) -> frozenset[Holder]:
+    """Everybody who has had a certificate and has none left that works."""
+    rows = database.execute(
+        "SELECT role, name FROM certificates GROUP BY role, name HAVING count(*) = count(revoked_at)"
+    )
+    return frozenset(Holder(row["role"], row["name"]) for row in rows)
+
+
+EXPIRES_SOON = timedelta(days=14)
+"""A certificate that ends sooner is said to: its holder should have renewed it by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """One row of the server's table of certificates."""
+
+    holder: Holder
+    serial: str
+    not_after: float
+    revoked_at: float | None
+
+    def standing(self, now: datetime) -> str:
+        """In words: whether it works."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.not_after < now.timestamp():
+            return "expired"
+        return "expires soon" if self.not_after < (now + EXPIRES_SOON).timestamp() else "works"
+
+    def document(self, now: datetime) -> dict[str, object]:
+        """For a program."""
+        return {
+            "role": self.holder.role,
+            "name": self.holder.name,
+            "serial": self.serial,
+            "not_after_unix_seconds": self.not_after,
+            "standing": self.standing(now),
+        }
+
+
+def issued(database: sqlite3.Connection) -> list[IssuedCertificate]:
+    """Every certificate issued, by role and name, the newest of each holder first."""
+    rows = database.execute(
+        "SELECT role, name, serial, not_after, revoked_at FROM certificates "
+        "ORDER BY role, name, not_after DESC"
+    )
+    return [
+        IssuedCertificate(
+            Holder(row["role"], row["name"]), row["serial"], row["not_after"], row["revoked_at"]
+        )
+        for row in rows
+    ]
+
+
+def expiring(database: sqlite3.Connection, now: datetime) -> list[IssuedCertificate]:
+    """Holders' newest certificates that still work but end soon."""
+    newest = {row.holder: row for row in reversed(issued(database)) if row.revoked_at is None}
+    return [row for row in newest.values() if row.standing(now) == "expires soon"]
 
 
 def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
@@ -214,11 +342,11 @@ def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
     Raises:
         IdentityError: unknown or revoked.
     """
-    row = database.execute("SELECT site, revoked_at FROM certificates WHERE serial = ?", (serial,)).fetchone()
+    row = database.execute("SELECT name, revoked_at FROM certificates WHERE serial = ?", (serial,)).fetchone()
     if row is None:
-        raise IdentityError(f"certificate {serial} is unknown to this server; enrol the site again")
+        raise IdentityError(f"certificate {serial} is unknown to this server; enrol again")
     if row["revoked_at"] is not None:
-        raise IdentityError(f"certificate {serial} of {row['site']} has been revoked")
+        raise IdentityError(f"certificate {serial} of {row['name']} has been revoked")
 
 
 class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
@@ -232,7 +360,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         clock: Callable[[], datetime],
         executor: Executor,
         monotonic: Callable[[], float] = time.monotonic,
-        certificate_lifetime: timedelta = SITE_LIFETIME,
+        certificate_lifetime: timedelta = CLIENT_LIFETIME,
     ) -> None:
         """Serve enrolments.
 
@@ -272,7 +400,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             self._log.error("enrolment failed", reason=reason, peer=context.peer())
             await context.abort(grpc.StatusCode.UNAVAILABLE, FAILURE)
             raise
-        self._log.info("site enrolled", site=asked.site, peer=context.peer())
+        self._log.info("enrolled", role=asked.role, name=asked.name, peer=context.peer())
         return answer.to_wire()
 
     def _redeem(self, asked: EnrollRequest) -> EnrollResponse:
@@ -281,7 +409,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             pem = redeem(
                 database,
                 self._authority,
-                site=asked.site,
+                holder=Holder(asked.role, asked.name),
                 token=asked.token,
                 request=asked.certificate_signing_request,
                 now=self._clock(),
@@ -306,46 +434,81 @@ def _check_shape(token: str) -> None:
         raise IdentityError("what was presented does not have the shape of a token")
 
 
-def _live_token(database: sqlite3.Connection, site: str, token: str, now: datetime) -> sqlite3.Row:
-    """Return the row of a token that works for this site now.
+def _live_token(database: sqlite3.Connection, holder: Holder, token: str, now: datetime) -> sqlite3.Row:
+    """Return the row of a token that works for this holder now.
 
-    The site selects the row and the digests are compared in constant time, so the time taken does not tell
+    The holder selects the row and the digests are compared in constant time, so the time taken does not tell
     how much of a guess was right.
     """
     presented = _sha256(token.encode())
     found: sqlite3.Row | None = None
-    for row in database.execute("SELECT * FROM enrollment_tokens WHERE site = ?", (site,)):
+    rows = database.execute(
+        "SELECT * FROM enrollment_tokens WHERE role = ? AND name = ?", (holder.role, holder.name)
+    )
+    for row in rows:
         if hmac.compare_digest(row["token_sha256"], presented):
             found = row
     if found is None:
-        raise IdentityError(f"the token is not one of {site}'s")
+        raise IdentityError(f"the token is not one of {holder}'s")
     if now.timestamp() >= found["expires_at"]:
         ended = time_text(datetime.fromtimestamp(found["expires_at"], UTC))
-        raise IdentityError(f"{site}'s token ended at {ended}")
+        raise IdentityError(f"{holder}'s token ended at {ended}")
     return found
 
 
-def _repeat(row: sqlite3.Row, request_sha256: str) -> bytes:
+def _repeat(row: sqlite3.Row, holder: Holder, request_sha256: str) -> bytes:
     """Return the certificate that a used token has bought, to the same signing request alone."""
     if not hmac.compare_digest(row["request_sha256"], request_sha256):
-        raise IdentityError(f"{row['site']}'s token has been used with another signing request")
+        raise IdentityError(f"{holder}'s token has been used with another signing request")
     pem: str = row["certificate_pem"]
     return pem.encode()
 
 
-def _is_known(database: sqlite3.Connection, site: str) -> bool:
+def _certify(
+    database: sqlite3.Connection,
+    authority: CertificateAuthority,
+    holder: Holder,
+    request: bytes,
+    *,
+    now: datetime,
+    lifetime: timedelta,
+) -> str:
+    """Sign a certificate and keep it, within a transaction; returns it as PEM."""
+    certificate = issue_client_certificate(authority, request, holder, now=now, lifetime=lifetime)
+    pem = to_pem(certificate).decode()
+    database.execute(
+        "INSERT INTO certificates (serial, role, name, not_after, issued_at, pem, request_sha256) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            serial_text(certificate),
+            holder.role,
+            holder.name,
+            certificate.not_valid_after_utc.timestamp(),
+            now.timestamp(),
+            pem,
+            _sha256(request),
+        ),
+    )
+    return pem
+
+
+def _serial_words(pem: str) -> str:
+    return f"certificate {serial_text(load_certificate(pem.encode(), what='certificate'))}"
+
+
+def _is_known(database: sqlite3.Connection, holder: Holder) -> bool:
     row = database.execute(
-        "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE site = :site UNION ALL "
-        "SELECT 1 FROM certificates WHERE site = :site)",
-        {"site": site},
+        "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE role = :role AND name = :name UNION ALL "
+        "SELECT 1 FROM certificates WHERE role = :role AND name = :name)",
+        {"role": holder.role, "name": holder.name},
     ).fetchone()
     return bool(row[0])
 
 
-def _end_tokens(database: sqlite3.Connection, site: str, now: datetime) -> None:
+def _end_tokens(database: sqlite3.Connection, holder: Holder, now: datetime) -> None:
     database.execute(
-        "UPDATE enrollment_tokens SET expires_at = ? WHERE site = ? AND expires_at > ?",
-        (now.timestamp(), site, now.timestamp()),
+        "UPDATE enrollment_tokens SET expires_at = ? WHERE role = ? AND name = ? AND expires_at > ?",
+        (now.timestamp(), holder.role, holder.name, now.timestamp()),
     )
 
 

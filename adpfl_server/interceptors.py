@@ -1,15 +1,18 @@
-"""Who calls, and how an error answers: the two things that every Federation call has in common.
+"""Who calls, what its role may call, and how an error answers: common to all calls of the main port.
 
-The caller is the site in the client certificate, which must be known to this server, unrevoked and unexpired
-at each call, not only when the connection was made, and again and again within a stream. Our errors become
-the contract's status codes; a disk or database in trouble becomes UNAVAILABLE, which a site retries.
+The caller is whom the client certificate names, which must be known to this server, unrevoked and unexpired
+at each call, not only when the connection was made, and again and again within a stream; `drop` ends the
+calls of somebody who was revoked meanwhile. A method that no role is given is refused to all. Our errors
+become the contract's status codes; a disk or database in trouble becomes UNAVAILABLE, which a site retries.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -22,13 +25,24 @@ from adpfl.errors import (
     ProtocolError,
     StateError,
 )
+from adpfl.security.certificates import ROLES, Holder, Role
 from adpfl.security.identity import PeerCertificate, peer_certificate
-from adpfl_server.refusals import CallRefusedError
+from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.storage import STORAGE_ERRORS, STORAGE_FAILURE, storage_reason
 
-FEDERATION_PREFIX = "/adpfl.v1.Federation/"
+OUR_PREFIX: Final = "/adpfl.v1."
 
-_caller: ContextVar[str] = ContextVar("adpfl_caller")
+_READERS: Final = frozenset({"operator", "auditor"})
+ALLOWED_ROLES: Final[dict[str, frozenset[str]]] = {
+    "/adpfl.v1.Federation/": frozenset({"site"}),
+    "/adpfl.v1.Identity/": frozenset(ROLES),
+    "/adpfl.v1.Operations/": frozenset({"operator"}),
+    "/adpfl.v1.Operations/GetStatus": _READERS,
+    "/adpfl.v1.Operations/ReadAuditLog": _READERS,
+}
+"""Who may call what: a method's own line, or else its service's. What has neither is refused to everybody."""
+
+_caller: ContextVar[PeerCertificate] = ContextVar("adpfl_caller")
 _check: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("adpfl_check_caller")
 _log = structlog.get_logger()
 
@@ -42,8 +56,19 @@ _CODES: tuple[tuple[type[AdpflError], Any], ...] = (
 
 
 def calling_site() -> str:
-    """The site whose certificate made the call that is being served."""
+    """The site whose certificate made the call that is being served; only for methods of sites alone."""
+    return _caller.get().holder.name
+
+
+def caller() -> PeerCertificate:
+    """The certificate that made the call that is being served."""
     return _caller.get()
+
+
+def allowed_roles(method: str) -> frozenset[str]:
+    """The roles that may call a method, by its full name; empty where nobody may."""
+    service = method[: method.rindex("/") + 1]
+    return ALLOWED_ROLES.get(method, ALLOWED_ROLES.get(service, frozenset()))
 
 
 async def check_caller() -> None:
@@ -66,7 +91,7 @@ def status_of(error: AdpflError) -> Any:
 
 
 class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
-    """Admits calls of known sites to the Federation service; leaves other services (health) alone."""
+    """Admits known callers to what their role may call; leaves other people's services (health) alone."""
 
     def __init__(
         self,
@@ -78,17 +103,27 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
 
         Args:
             check_certificate: raises IdentityError for a certificate that is unknown or revoked.
-            heard: told the site of each admitted call.
+            heard: told the site of each admitted call of a site.
             clock: Unix seconds.
         """
         self._check_certificate = check_certificate
         self._heard = heard
         self._clock = clock
+        self._under_way: dict[asyncio.Task[Any], Holder] = {}
+        self._dropped: set[asyncio.Task[Any]] = set()
+
+    def drop(self, holders: Collection[Holder]) -> int:
+        """End every call under way of these holders, streams and long polls too; returns how many."""
+        doomed = [task for task, holder in self._under_way.items() if holder in holders]
+        self._dropped.update(doomed)
+        for task in doomed:
+            task.cancel()
+        return len(doomed)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Wrap the handler of a Federation call."""
+        """Wrap the handler of a call of ours."""
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(FEDERATION_PREFIX):
+        if handler is None or not details.method.startswith(OUR_PREFIX):
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -111,8 +146,8 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
     def _single(self, behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
             try:
-                await self._admit(context)
-                return await behaviour(request, context)
+                with self._counted(await self._admit(method, context)):
+                    return await behaviour(request, context)
             except (AdpflError, *STORAGE_ERRORS) as error:
                 await self._refuse(error, method, context)
 
@@ -123,38 +158,70 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
     ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                await self._admit(context)
-                async for answer in behaviour(request, context):
-                    yield answer
+                with self._counted(await self._admit(method, context)):
+                    async for answer in behaviour(request, context):
+                        yield answer
             except (AdpflError, *STORAGE_ERRORS) as error:
                 await self._refuse(error, method, context)
 
         return call
 
-    async def _admit(self, context: Any) -> None:
+    async def _admit(self, method: str, context: Any) -> Holder:
         peer = peer_certificate(context.auth_context())
         await self._check_peer(peer)
-        _caller.set(peer.site)
+        _caller.set(peer)
         _check.set(partial(self._check_peer, peer))
-        self._heard(peer.site)
+        _require_role(peer.holder.role, method)
+        if peer.holder.role == "site":
+            self._heard(peer.holder.name)
+        return peer.holder
+
+    @contextmanager
+    def _counted(self, holder: Holder) -> Iterator[None]:
+        """Know the call as under way, so that it can be dropped."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC serves each call in a task of its own"
+        self._under_way[task] = holder
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._dropped:
+                raise  # the caller hung up, or the server stops
+            task.uncancel()  # gRPC answers nothing to a call whose task ends as cancelled
+            raise IdentityError(f"the certificate of {holder} has been revoked") from None
+        finally:
+            self._dropped.discard(task)
+            self._under_way.pop(task, None)
 
     async def _check_peer(self, peer: PeerCertificate) -> None:
         if peer.not_after < datetime.fromtimestamp(self._clock(), UTC):
-            raise IdentityError(f"certificate {peer.serial} of {peer.site} has expired")
+            raise IdentityError(f"certificate {peer.serial} of {peer.holder} has expired")
         await self._check_certificate(peer)
 
     async def _refuse(self, error: Exception, method: str, context: Any) -> None:
-        call = method.removeprefix(FEDERATION_PREFIX)
+        call = method.rpartition("/")[2]
+        peer = _caller.get(None)
+        who = str(peer.holder) if peer else None
         if isinstance(error, AdpflError):
             code = status_of(error)
             _log.warning(
                 "call refused",
                 call=call,
-                site=_caller.get(None),
+                caller=who,
                 code=code.name,
                 reason=str(error),
                 peer=context.peer(),
             )
             await context.abort(code, str(error))
-        _log.error("storage failed", call=call, site=_caller.get(None), reason=storage_reason(error))
+        _log.error("storage failed", call=call, caller=who, reason=storage_reason(error))
         await context.abort(grpc.StatusCode.UNAVAILABLE, STORAGE_FAILURE)
+
+
+def _require_role(role: Role, method: str) -> None:
+    allowed = allowed_roles(method)
+    if role not in allowed:
+        call = method.removeprefix(OUR_PREFIX)
+        raise CallRefusedError(
+            Code.PERMISSION_DENIED,
+            f"{call} is for {' and '.join(sorted(allowed)) or 'nobody'}; the certificate is of role {role}",
+        )

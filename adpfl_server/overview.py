@@ -13,6 +13,7 @@ from adpfl.errors import StateError
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
 from adpfl.federated.run_state import RunState, SiteState
 from adpfl_server.config import ServerConfig
+from adpfl_server.enrollment import issued, revoked_holders
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.weights import export_weights
 
@@ -49,10 +50,10 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
     with _open(config) as store:
         names = [run] if run is not None else list(store.plan_digests())
         found = [(store.record(name), store.state(name)) for name in names]
-        revoked = store.revoked_sites()
-    if as_json:
-        _print_json([_brief(record) | _waiting(state, revoked) for record, state in found])
-        return
+        revoked = _revoked_sites(store)
+        if as_json:
+            _print_json([status_document(store, name) for name in names])
+            return
     console = Console(highlight=False, soft_wrap=True)
     if not found:
         console.print("no runs yet")
@@ -64,6 +65,33 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
             console.print(f"  {site.site}: {_standing(state, site, revoked)}", markup=False)
         for event in record.timeline[-LAST_EVENTS:]:
             console.print(f"  {_told(event)}", markup=False)
+
+
+def print_certificates(config: ServerConfig, *, as_json: bool) -> None:
+    """Print every certificate that was issued, the newest of each holder first."""
+    now = datetime.now(UTC)
+    with _open(config) as store:
+        found = issued(store.connection)
+    if as_json:
+        _print_json([row.document(now) for row in found])
+        return
+    table = Table("role", "name", "serial", "valid until", "standing")
+    for row in found:
+        table.add_row(row.holder.role, row.holder.name, row.serial, _moment(row.not_after), row.standing(now))
+    Console().print(table if found else "no certificates yet")
+
+
+def status_document(store: Store, run: str) -> dict[str, object]:
+    """Where a run stands, for a program: its record without its rounds, and who is waited for and why.
+
+    Raises:
+        StateError: there is no such run.
+    """
+    return _brief(store.record(run)) | _waiting(store.state(run), _revoked_sites(store))
+
+
+def _revoked_sites(store: Store) -> frozenset[str]:
+    return frozenset(holder.name for holder in revoked_holders(store.connection) if holder.role == "site")
 
 
 def _closing(state: RunState) -> str:

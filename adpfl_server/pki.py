@@ -1,9 +1,10 @@
 """The server's keys on disk: `<state_dir>/pki/{ca.pem,ca.key,server.pem,server.key}`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 
 from adpfl.errors import IdentityError
@@ -23,14 +24,23 @@ from adpfl.security.identity import (
     load_certificate,
     load_key,
     save_key,
+    time_text,
 )
-from adpfl.security.private_files import new_staging_folder, publish_folder, read_public, write_new
+from adpfl.security.private_files import (
+    new_staging_folder,
+    publish_folder,
+    read_public,
+    replace_file,
+    write_new,
+)
 
 PKI_FOLDER = "pki"
 AUTHORITY_CERTIFICATE = "ca.pem"
 AUTHORITY_KEY = "ca.key"
 SERVER_CERTIFICATE = "server.pem"
 SERVER_KEY = "server.key"
+
+_log = structlog.get_logger()
 
 
 def init_consortium(
@@ -80,6 +90,65 @@ def load_server_identity(state_dir: Path, *, now: datetime) -> ServerIdentity:
     check_key_of(certificate, key, what=str(path))
     check_valid_at(certificate, now, what=str(path))
     return ServerIdentity(authority=authority, certificate=certificate, key=key)
+
+
+class WatchedIdentity:
+    """The server's identity on disk, looked at again whenever its certificate's file has changed.
+
+    gRPC asks at each handshake, from threads of its own. A file that cannot be used is told once, and the
+    identity before it goes on serving.
+    """
+
+    def __init__(self, state_dir: Path, clock: Callable[[], datetime]) -> None:
+        """Watch the certificate that is on disk now."""
+        self._state_dir = state_dir
+        self._clock = clock
+        self._path = state_dir / PKI_FOLDER / SERVER_CERTIFICATE
+        self._seen = self._version()
+
+    def renewed(self) -> ServerIdentity | None:
+        """The identity where the file has changed since the last look and can be used; else None."""
+        version = self._version()
+        if version == self._seen:
+            return None
+        self._seen = version
+        try:
+            identity = load_server_identity(self._state_dir, now=self._clock())
+        except IdentityError as error:
+            _log.error("the server's new certificate cannot be used; the old one stays", reason=str(error))
+            return None
+        ends = time_text(identity.certificate.not_valid_after_utc)
+        _log.info("the server's certificate was renewed", until=ends)
+        return identity
+
+    def _version(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_mtime_ns, status.st_ino)
+
+
+def renew_server_certificate(state_dir: Path, hosts: Sequence[str], *, now: datetime) -> ServerIdentity:
+    """Issue the server's next certificate for the key that it has; a running daemon shows it from then on.
+
+    The key stays, because sites check receipts with it.
+
+    Args:
+        state_dir: the server's folder.
+        hosts: every DNS name and IP address by which sites dial the server.
+        now: aware current time.
+
+    Raises:
+        IdentityError: the authority's key is not on this machine, a host breaks its rule, or the disk
+            refuses.
+    """
+    folder = _folder(state_dir)
+    authority = load_authority(state_dir, now=now)
+    key = load_key(folder / SERVER_KEY)
+    certificate = issue_server_certificate(authority, key.public_key(), hosts, now=now)
+    replace_file(folder / SERVER_CERTIFICATE, to_pem(certificate), mode=0o644)
+    return ServerIdentity(authority=authority.certificate, certificate=certificate, key=key)
 
 
 def load_authority(state_dir: Path, *, now: datetime) -> CertificateAuthority:

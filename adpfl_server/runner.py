@@ -103,8 +103,8 @@ class Runner:
             for action in actions_on_resume(state):
                 self._perform(run, action)
         self._record_due.set()
-        self._spawn(self._watch_clock())
-        self._spawn(self._write_records())
+        self.spawn(self._watch_clock())
+        self.spawn(self._write_records())
 
     async def stop(self) -> None:
         """Finish what is under way, write the records, end the threads."""
@@ -125,7 +125,7 @@ class Runner:
         self._heard_at[site] = self.clock()
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
-                self._spawn(self._note_heard(run, site))
+                self.spawn(self._note_heard(run, site))
 
     async def changed(self, run: str, seconds: float) -> None:
         """Wait until tasks of a run may have changed, the time is over, or the server stops."""
@@ -162,7 +162,7 @@ class Runner:
     def _perform(self, run: str, action: Aggregate | RoundClosed | TasksChanged) -> None:
         match action:
             case Aggregate():
-                self._spawn(self._aggregate(run, action))
+                self.spawn(self._aggregate(run, action))
             case RoundClosed(record):
                 _log.info(
                     "round closed", run=run, round=record.round, sites=record.sites, missing=record.missing
@@ -276,7 +276,8 @@ class Runner:
         except TimeoutError:
             return
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run background work that ends soon after `stopping` is set; its failure is logged."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

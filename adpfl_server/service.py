@@ -246,7 +246,7 @@ def _offer(state: RunState) -> RunOffer:
         run=state.plan.run,
         plan_json=state.plan.canonical_json(),
         plan_digest=state.plan.digest(),
-        status=RunStatus[state.status.upper()],
+        status=RunStatus[state.shown_status.upper()],
     )
 
 

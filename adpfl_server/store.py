@@ -7,6 +7,7 @@ that writes has committed, durably, when it returns.
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,8 +17,10 @@ from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
 from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
+from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
+from adpfl_server.audit_log import SERVER, record
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.database import open_database, transaction
 from adpfl_server.refusals import CallRefusedError, Code
@@ -33,6 +36,20 @@ TASKS_PER_SITE = limits.TASKS_PER_JOIN
 """Tasks for which a site may declare its patients, over all its joins."""
 OFFERS_PER_ROUND = 4
 """Different updates that one site may announce for one round; a crash before the spool makes one more."""
+
+AUDITED_EVENTS = frozenset(
+    {
+        "run_created",
+        "run_started",
+        "run_finished",
+        "run_failed",
+        "server_restarted",
+        "site_joined",
+        "site_refused",
+        "update_conflicting",
+    }
+)
+"""Kinds of a run's timeline that stand in the audit log too."""
 
 _NO_ROUND = -1
 """Stands for "no round" in a key of the database, where NULL would never equal itself."""
@@ -92,6 +109,7 @@ class Store:
             _insert_object(connection, manifest)
             _insert_model(connection, plan.run, 0, manifest.digest)
             _insert_timeline(connection, plan.run, created.timeline)
+            _audit(connection, plan.run, created.timeline, detail=f"plan {plan.digest()}")
 
     def plan_digests(self) -> dict[str, str]:
         """The plan's digest of every run in the database."""
@@ -135,6 +153,7 @@ class Store:
                 "UPDATE runs SET state_json = ? WHERE run = ?", (moved.state.model_dump_json(), run)
             )
             kept = _insert_timeline(connection, run, moved.timeline)
+            _audit(connection, run, kept)
             for action in moved.actions:
                 if isinstance(action, RoundClosed) and result is not None:
                     record = action.record
@@ -165,7 +184,7 @@ class Store:
         return ServerRunRecord(
             plan=state.plan,
             plan_digest=state.plan.digest(),
-            status=state.status,
+            status=state.shown_status,
             summary=summary(state),
             rounds=tuple(closed),
             training_patients={
@@ -318,15 +337,6 @@ class Store:
         ).fetchone()
         return None if row is None else CommitRow(**dict(row))
 
-    # --- sites ----------------------------------------------------------------------------------------
-
-    def revoked_sites(self) -> frozenset[str]:
-        """Sites whose every certificate has been revoked."""
-        rows = self.connection.execute(
-            "SELECT site FROM certificates GROUP BY site HAVING count(*) = count(revoked_at)"
-        )
-        return frozenset(str(row["site"]) for row in rows)
-
     # --- declarations ---------------------------------------------------------------------------------
 
     def declare(self, site: str, training_patients: Mapping[str, int], now: float) -> None:
@@ -375,6 +385,32 @@ def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
             row.committed_at,
         ),
     )
+    record(
+        connection,
+        datetime.fromtimestamp(row.committed_at, UTC),
+        "update_committed",
+        actor=Holder("site", row.site),
+        subject=Holder("site", row.site),
+        run=row.run,
+        detail=f"round {row.round}, update {row.update_digest}",
+    )
+
+
+def _audit(
+    connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent], detail: str = ""
+) -> None:
+    """Add what an auditor must know of a run's timeline to the audit log."""
+    for event in events:
+        if event.kind in AUDITED_EVENTS:
+            record(
+                connection,
+                datetime.fromtimestamp(event.at_unix_seconds, UTC),
+                event.kind,
+                actor=SERVER,
+                subject=Holder("site", event.site) if event.site else None,
+                run=run,
+                detail=event.detail or detail,
+            )
 
 
 def _insert_object(connection: sqlite3.Connection, manifest: Manifest) -> None:

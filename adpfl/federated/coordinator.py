@@ -8,6 +8,8 @@ close would waste. A site is ready once its agent has asked for a task, which it
 let the run pass. It stands aside while it refuses the run or has fallen silent; a refusal is final for the
 agent that made it, and only another instance of the agent takes it back.
 
+An operator may pause a run (no further round opens, the open one may close), resume it, or cancel it.
+
 A round closes when every site that can still answer has answered, or at its deadline, whichever comes first,
 and never with fewer updates than the quorum. Past the deadline without a quorum the round waits on, and says
 so. An update counts once: later, repeated and contradicting ones get an answer and an entry in the timeline.
@@ -27,6 +29,9 @@ from adpfl.federated.run_events import (
     Contribution,
     Event,
     RoundClosed,
+    RunCancelled,
+    RunPaused,
+    RunResumed,
     ServerRestarted,
     SiteFellSilent,
     SiteHeard,
@@ -89,13 +94,18 @@ def task_for(state: RunState, name: str) -> Task:
         return Task("finished", state.rounds_closed, state.published_digest)
     if state.status == "failed":
         return Task("failed", state.rounds_closed, detail=state.failure)
+    if state.status == "cancelled":
+        detail = (
+            f"cancelled by the operator: {state.failure}" if state.failure else "cancelled by the operator"
+        )
+        return Task("failed", state.rounds_closed, detail=detail)
     current = state.open_round
     if not site.joined:
         reason = "join first"
     elif site.refusal is not None:
         reason = "this site refuses the run until its agent is started again"
     elif current is None:
-        reason = "waiting for enough sites"
+        reason = "paused by the operator" if state.paused else "waiting for enough sites"
     elif current.aggregating or name in current.answered:
         reason = "waiting for the round to close"
     else:
@@ -214,6 +224,33 @@ def _update_noted(event: UpdateNoted, state: RunState, now: float) -> Transition
 
 
 @_apply.register
+def _run_paused(event: RunPaused, state: RunState, now: float) -> Transition:
+    _require_not_over(state, "paused")
+    if state.paused:
+        return Transition(state)
+    changed = state.model_copy(update={"paused": True})
+    return Transition(changed, timeline=(_steered(now, "run_paused", state, event),))
+
+
+@_apply.register
+def _run_resumed(event: RunResumed, state: RunState, now: float) -> Transition:
+    _require_not_over(state, "resumed")
+    if not state.paused:
+        return Transition(state)
+    changed = state.model_copy(update={"paused": False})
+    return Transition(changed, (TasksChanged(),), (_steered(now, "run_resumed", state, event),))
+
+
+@_apply.register
+def _run_cancelled(event: RunCancelled, state: RunState, now: float) -> Transition:
+    if state.status == "cancelled":
+        return Transition(state)
+    _require_not_over(state, "cancelled")
+    changed = state.model_copy(update={"status": "cancelled", "failure": event.reason, "open_round": None})
+    return Transition(changed, (TasksChanged(),), (_steered(now, "run_cancelled", state, event),))
+
+
+@_apply.register
 def _time_passed(event: TimePassed, state: RunState, now: float) -> Transition:  # noqa: ARG001 - dispatch
     deadline = state.deadline_at
     current = state.open_round
@@ -302,7 +339,7 @@ def _advance(state: RunState, now: float) -> Transition:
         return Transition(state)
     current = state.open_round
     if current is None:
-        if len(state.ready) < state.plan.cohort.quorum:
+        if state.paused or len(state.ready) < state.plan.cohort.quorum:
             return Transition(state)
         return _start(state, now) if state.status == "waiting" else _open(state, now)
     awaited = [site for site in state.sites if site.can_answer and site.site not in current.answered]
@@ -328,6 +365,18 @@ def _open(state: RunState, now: float) -> Transition:
 def _fail(state: RunState, reason: str, now: float) -> Transition:
     changed = state.model_copy(update={"status": "failed", "failure": reason, "open_round": None})
     return Transition(changed, (TasksChanged(),), (_entry(now, "run_failed", detail=reason),))
+
+
+def _require_not_over(state: RunState, wanted: str) -> None:
+    if state.over:
+        raise StateError(f"run {state.plan.run} is {state.status}; it cannot be {wanted} any more")
+
+
+def _steered(
+    now: float, kind: str, state: RunState, event: RunPaused | RunResumed | RunCancelled
+) -> TimelineEvent:
+    detail = f"by {event.by}" + (f": {event.reason}" if event.reason else "")
+    return _entry(now, kind, round_number=_round(state), detail=detail)
 
 
 def _aggregate(state: RunState, current: OpenRound) -> Aggregate:

@@ -43,7 +43,7 @@ class ServerRunRecord(FrozenModel):
     schema_version: Literal[1] = 1
     plan: RunPlan
     plan_digest: str
-    status: Literal["waiting", "running", "finished", "failed"]
+    status: Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
     summary: str
     """In words: "finished: 40 of 40 rounds; 3 of 3 sites in every round"."""
     rounds: tuple[ServerRound, ...]

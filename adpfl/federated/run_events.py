@@ -71,6 +71,30 @@ class UpdateNoted:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPaused:
+    """An operator lets no further round open."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """An operator lets rounds open again."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """An operator ends the run; what was not aggregated never will be."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The clock moved."""
 
@@ -105,6 +129,9 @@ Event = (
     | SiteHeard
     | UpdateArrived
     | UpdateNoted
+    | RunPaused
+    | RunResumed
+    | RunCancelled
     | TimePassed
     | AggregationDone
     | AggregationFailed

@@ -72,7 +72,9 @@ class RunState(FrozenModel):
 
     schema_version: Literal[1] = 1
     plan: RunPlan
-    status: Literal["waiting", "running", "finished", "failed"] = "waiting"
+    status: Literal["waiting", "running", "finished", "failed", "cancelled"] = "waiting"
+    paused: bool = False
+    """An operator lets no further round open; the open one may still close."""
     sites: tuple[SiteState, ...]
     """In the order of the cohort."""
     model_digest: Digest
@@ -82,6 +84,7 @@ class RunState(FrozenModel):
     rounds_closed: int = 0
     open_round: OpenRound | None = None
     failure: str = ""
+    """Why the run failed or was cancelled."""
 
     def site(self, name: str) -> SiteState:
         """The state of a site of the cohort.
@@ -102,7 +105,12 @@ class RunState(FrozenModel):
     @property
     def over(self) -> bool:
         """Whether nothing can happen any more."""
-        return self.status in {"finished", "failed"}
+        return self.status in {"finished", "failed", "cancelled"}
+
+    @property
+    def shown_status(self) -> Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]:
+        """The status as records and offers have it."""
+        return "paused" if self.paused and not self.over else self.status
 
     @property
     def deadline_at(self) -> float | None:
@@ -137,8 +145,11 @@ def summary(state: RunState) -> str:
                 f"finished: {state.rounds_closed} of {state.plan.rounds} rounds",
                 _participation(state),
             ]
-        case "failed":
-            parts = [f"failed: {state.failure}", f"{state.rounds_closed} of {state.plan.rounds} rounds"]
+        case "failed" | "cancelled":
+            told = f"{state.status}: {state.failure}" if state.failure else state.status
+            parts = [told, f"{state.rounds_closed} of {state.plan.rounds} rounds"]
+    if state.paused and not state.over:
+        parts.insert(0, "paused by an operator")
     return "; ".join([*parts, *_standing_aside(state)])
 
 

@@ -1,4 +1,4 @@
-"""The enrolment bundle: the one small file that an operator hands to a site.
+"""The enrolment bundle: the one small file that an operator hands to a site, an operator or an auditor.
 
 It holds a one-time token, so it travels like a password: the file is private, and worthless once used or
 expired.
@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, SecretStr, StringConstraints
 
 from adpfl.config import FrozenModel, Name, parse
 from adpfl.errors import ConfigError, IdentityError
+from adpfl.security.certificates import Holder, Role
 from adpfl.security.private_files import read_private, replace_file
 
 Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]+:[0-9]{1,5}$", max_length=300)]
@@ -20,12 +21,13 @@ Pem = Annotated[str, StringConstraints(pattern=r"^-----BEGIN CERTIFICATE-----\n"
 
 
 class EnrollmentBundle(FrozenModel):
-    """What a site needs to enrol: whom to call, whom to trust, and a token as the operator's consent."""
+    """What its holder needs to enrol: whom to call, whom to trust, and a token as the operator's consent."""
 
     format: Literal["adpfl-enrollment-bundle"] = "adpfl-enrollment-bundle"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     consortium: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    site: Name
+    role: Role = "site"
+    name: Name
     address: Address
     """The main port, for after the enrolment."""
     enroll_address: Address
@@ -34,6 +36,11 @@ class EnrollmentBundle(FrozenModel):
     """Receipts are checked with its key."""
     token: SecretStr
     expires_at: AwareDatetime
+
+    @property
+    def holder(self) -> Holder:
+        """Whom the bundle is for."""
+        return Holder(self.role, self.name)
 
 
 def write_bundle(path: Path, bundle: EnrollmentBundle) -> None:

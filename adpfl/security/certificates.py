@@ -1,9 +1,9 @@
-"""The consortium's certificates (RFC 5280): one P-256 authority, the server's, and one a site.
+"""The consortium's certificates (RFC 5280): one P-256 authority, the server's, and one for whoever calls it.
 
 The authority signs leaves only (path length 0). A leaf serves one end: the server's has `serverAuth` and the
-names that sites dial, a site's has `clientAuth` and the URI `urn:adpfl:site:<name>`, so neither can stand in
-for the other. From a signing request only the public key is taken: subject and extensions are the authority's
-decision.
+names that sites dial, a caller's has `clientAuth` and one URI, `urn:adpfl:<role>:<name>`, so neither can
+stand in for the other and no role for another. From a signing request only the public key is taken: subject
+and extensions are the authority's decision.
 """
 
 import ipaddress
@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,19 +23,48 @@ from adpfl.errors import IdentityError
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
 SERVER_LIFETIME = timedelta(days=825)
-SITE_LIFETIME = timedelta(days=365)
+CLIENT_LIFETIME = timedelta(days=365)
 
 CLOCK_SKEW = timedelta(minutes=5)
 """Certificates are valid from this much before their making: a site's clock may be a little behind the
 server's."""
 
-SITE_URI_PREFIX = "urn:adpfl:site:"
+URI_PREFIX = "urn:adpfl:"
 MAX_REQUEST_BYTES = 8 * 1024
 MAX_CONSORTIUM_CHARACTERS = 64
 """X.520 `ub-organization-name`."""
 
-_SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+Role = Literal["site", "operator", "auditor"]
+"""What a certificate lets its holder do: take part in runs, steer them, or read what happened."""
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Whom a caller's certificate names. A site and an operator of the same name are two holders."""
+
+    role: Role
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise IdentityError(f"role is {self.role!r}; must be one of {', '.join(ROLES)}")
+        if not _NAME.fullmatch(self.name):
+            raise IdentityError(
+                f"{self.role} is {self.name[:80]!r}; must be 1 to 63 lower-case letters, digits, '_' or '-', "
+                "and start with a letter or digit"
+            )
+
+    @property
+    def uri(self) -> str:
+        """The URI that names the holder in a certificate."""
+        return f"{URI_PREFIX}{self.role}:{self.name}"
+
+    def __str__(self) -> str:
+        return self.name if self.role == "site" else f"{self.role} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -48,29 +78,6 @@ class CertificateAuthority:
 def new_key() -> ec.EllipticCurvePrivateKey:
     """Return a fresh P-256 key from the operating system's generator."""
     return ec.generate_private_key(ec.SECP256R1())
-
-
-def site_uri(site: str) -> str:
-    """Return the URI that names a site in its certificate.
-
-    Raises:
-        IdentityError: the name breaks the rule for site names.
-    """
-    return SITE_URI_PREFIX + check_site_name(site)
-
-
-def check_site_name(site: str) -> str:
-    """Return the name if it may name a site.
-
-    Raises:
-        IdentityError: the name breaks the rule of `adpfl.config.Name`.
-    """
-    if not _SITE_NAME.fullmatch(site):
-        raise IdentityError(
-            f"site is {site[:80]!r}; must be 1 to 63 lower-case letters, digits, '_' or '-', "
-            "and start with a letter or digit"
-        )
-    return site
 
 
 def create_authority(
@@ -144,31 +151,31 @@ def issue_server_certificate(
     )
 
 
-def create_request(key: ec.EllipticCurvePrivateKey, site: str) -> x509.CertificateSigningRequest:
-    """Make the signing request (PKCS#10, RFC 2986) that proves possession of a site's key.
+def create_request(key: ec.EllipticCurvePrivateKey, common_name: str) -> x509.CertificateSigningRequest:
+    """Make the signing request (PKCS#10, RFC 2986) that proves possession of a key.
 
     The subject is a courtesy to whoever looks at the file: the authority ignores it.
     """
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_site_name(site))])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
 
 
-def issue_site_certificate(
+def issue_client_certificate(
     authority: CertificateAuthority,
     request: bytes,
-    site: str,
+    holder: Holder,
     *,
     now: datetime,
-    lifetime: timedelta = SITE_LIFETIME,
+    lifetime: timedelta = CLIENT_LIFETIME,
 ) -> x509.Certificate:
-    """Sign a site's certificate for the public key of a signing request.
+    """Sign a caller's certificate for the public key of a signing request.
 
     Nothing but the key is taken from the request: neither its subject nor any extension that it asks for.
 
     Args:
         authority: the consortium's.
         request: PKCS#10, DER, at most 8 KiB, P-256, signed by its own key.
-        site: the name that the certificate will carry.
+        holder: whom the certificate will name.
         now: aware time of signing.
         lifetime: cut short where the authority itself ends earlier.
 
@@ -179,8 +186,8 @@ def issue_site_certificate(
     return _issue_leaf(
         authority,
         public_key_of_request(request),
-        common_name=check_site_name(site),
-        names=[x509.UniformResourceIdentifier(site_uri(site))],
+        common_name=holder.name,
+        names=[x509.UniformResourceIdentifier(holder.uri)],
         purpose=ExtendedKeyUsageOID.CLIENT_AUTH,
         now=now,
         lifetime=lifetime,

@@ -1,7 +1,7 @@
 """Loading and checking identities: a key with its certificate, and the authority that both ends trust.
 
 Every check names what is wrong with which certificate: expired, not yet valid, of another authority, without
-a site's name, not of this key. Nothing here reads a clock: the time is an argument.
+its holder's name, not of this key. Nothing here reads a clock: the time is an argument.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from adpfl.errors import IdentityError
-from adpfl.security.certificates import SITE_URI_PREFIX, check_site_name, serial_text
+from adpfl.security.certificates import URI_PREFIX, Holder, serial_text
 from adpfl.security.private_files import read_private, write_new
 
 _PEM_CERTIFICATE_PROPERTY = "x509_pem_cert"
@@ -27,7 +27,7 @@ _PEM_CERTIFICATE_PROPERTY = "x509_pem_cert"
 class PeerCertificate:
     """What a server needs to know of the client certificate behind a call."""
 
-    site: str
+    holder: Holder
     serial: str
     """Lower-case hexadecimal, as in the server's table of certificates."""
     not_after: datetime
@@ -48,10 +48,10 @@ class ServerIdentity:
 
 
 @dataclass(frozen=True)
-class SiteIdentity:
-    """A site's key and certificate, the authority it trusts, and the server it dials."""
+class CallerIdentity:
+    """A caller's key and certificate, the authority it trusts, and the server it dials."""
 
-    site: str
+    holder: Holder
     authority: x509.Certificate
     certificate: x509.Certificate
     server_certificate: x509.Certificate
@@ -59,6 +59,11 @@ class SiteIdentity:
     address: str
     """`host:port` of the main port."""
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def site(self) -> str:
+        """The holder's name, for code that only sites run."""
+        return self.holder.name
 
     @property
     def consortium(self) -> str:
@@ -137,23 +142,36 @@ def consortium_of(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else ""
 
 
-def site_of(certificate: x509.Certificate, *, what: str = "certificate") -> str:
-    """Return the one site that a certificate names.
+def holder_of(certificate: x509.Certificate, *, what: str = "certificate") -> Holder:
+    """Return the one holder that a caller's certificate names.
 
     Raises:
-        IdentityError: it names no site, several, or one that breaks the rule for names.
+        IdentityError: it names nobody, several, an unknown role, or one that breaks the rule for names.
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError) as error:
-        raise IdentityError(f"{what}: names no site (no subject alternative name)") from error
+        raise IdentityError(f"{what}: names nobody (no subject alternative name)") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    sites = [uri.removeprefix(SITE_URI_PREFIX) for uri in uris if uri.startswith(SITE_URI_PREFIX)]
-    if len(sites) != 1 or len(names) != 1:
+    holders = [uri.removeprefix(URI_PREFIX) for uri in uris if uri.startswith(URI_PREFIX)]
+    if len(holders) != 1 or len(names) != 1:
         raise IdentityError(
-            f"{what}: names {len(sites)} sites; must name exactly one, as {SITE_URI_PREFIX}<name>"
+            f"{what}: names {len(holders)} holders; must name exactly one, as {URI_PREFIX}<role>:<name>"
         )
-    return check_site_name(sites[0])
+    role, _, name = holders[0].partition(":")
+    return Holder(role, name)  # type: ignore[arg-type] # the class checks the role
+
+
+def site_of(certificate: x509.Certificate, *, what: str = "certificate") -> str:
+    """Return the one site that a certificate names.
+
+    Raises:
+        IdentityError: it names no site, or breaks a rule of `holder_of`.
+    """
+    holder = holder_of(certificate, what=what)
+    if holder.role != "site":
+        raise IdentityError(f"{what}: names {holder}; must name a site")
+    return holder.name
 
 
 def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> PeerCertificate:
@@ -163,14 +181,14 @@ def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> PeerCertifi
     since is for the caller to ask at each call (`serial`, `not_after`).
 
     Raises:
-        IdentityError: the connection carries no client certificate, or one that names no site.
+        IdentityError: the connection carries no client certificate, or one that names nobody.
     """
     leaves = auth_context.get(_PEM_CERTIFICATE_PROPERTY, ())
     if len(leaves) != 1:
         raise IdentityError("the connection carries no client certificate")
     certificate = load_certificate(leaves[0], what="client certificate")
     return PeerCertificate(
-        site_of(certificate, what="client certificate"),
+        holder_of(certificate, what="client certificate"),
         serial_text(certificate),
         certificate.not_valid_after_utc,
     )

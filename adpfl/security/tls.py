@@ -9,11 +9,12 @@ credential below refuses to exist otherwise.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from adpfl.errors import StateError
 from adpfl.security.certificates import to_pem
-from adpfl.security.identity import ServerIdentity, SiteIdentity, key_to_pem
+from adpfl.security.identity import CallerIdentity, ServerIdentity, key_to_pem
 
 if TYPE_CHECKING:
     import grpc
@@ -39,6 +40,9 @@ RECONNECT_SECONDS: Final = 30
 """A site whose server is away tries its connection again at least this often."""
 ENROLLMENT_CONNECTION_SECONDS: Final = 60
 """Longest life of a connection to the enrolment port; an enrolment takes one call."""
+
+RenewedIdentity = Callable[[], ServerIdentity | None]
+"""The server's identity where it was renewed since it was last asked for, else None."""
 
 ChannelOptions = tuple[tuple[str, int], ...]
 
@@ -104,25 +108,47 @@ def require_tls13() -> None:
     os.environ[CIPHER_SUITES_VARIABLE] = RSA_ONLY_CIPHER_SUITES
 
 
-def server_credentials(identity: ServerIdentity) -> "grpc.ServerCredentials":
-    """Return the main port's credentials: TLS 1.3, and no connection without the consortium's certificate."""
-    credentials: grpc.ServerCredentials = _grpc().ssl_server_credentials(
-        [(key_to_pem(identity.key), to_pem(identity.certificate))],
-        root_certificates=to_pem(identity.authority),
-        require_client_auth=True,
-    )
-    return credentials
+def server_credentials(
+    identity: ServerIdentity, renewed: RenewedIdentity | None = None
+) -> "grpc.ServerCredentials":
+    """Return the main port's credentials: TLS 1.3, and no connection without the consortium's certificate.
+
+    Args:
+        identity: what the server shows first.
+        renewed: asked at each handshake from then on.
+    """
+    return _server_credentials(identity, renewed, clients_prove_themselves=True)
 
 
-def enrollment_server_credentials(identity: ServerIdentity) -> "grpc.ServerCredentials":
+def enrollment_server_credentials(
+    identity: ServerIdentity, renewed: RenewedIdentity | None = None
+) -> "grpc.ServerCredentials":
     """Return the enrolment port's credentials: TLS 1.3, the server alone proves who it is."""
-    credentials: grpc.ServerCredentials = _grpc().ssl_server_credentials(
-        [(key_to_pem(identity.key), to_pem(identity.certificate))]
+    return _server_credentials(identity, renewed, clients_prove_themselves=False)
+
+
+def _server_credentials(
+    identity: ServerIdentity, renewed: RenewedIdentity | None, *, clients_prove_themselves: bool
+) -> "grpc.ServerCredentials":
+    library = _grpc()
+
+    def configuration(shown: ServerIdentity) -> Any:
+        roots = to_pem(shown.authority) if clients_prove_themselves else None
+        return library.ssl_server_certificate_configuration(
+            [(key_to_pem(shown.key), to_pem(shown.certificate))], root_certificates=roots
+        )
+
+    def newest() -> Any:
+        found = renewed() if renewed else None
+        return configuration(found) if found else None
+
+    credentials: grpc.ServerCredentials = library.dynamic_ssl_server_credentials(
+        configuration(identity), newest, clients_prove_themselves
     )
     return credentials
 
 
-def channel_credentials(identity: SiteIdentity) -> "grpc.ChannelCredentials":
+def channel_credentials(identity: CallerIdentity) -> "grpc.ChannelCredentials":
     """Return a site's credentials for the main port: its certificate, and trust in the consortium alone."""
     credentials: grpc.ChannelCredentials = _grpc().ssl_channel_credentials(
         root_certificates=to_pem(identity.authority),

@@ -12,6 +12,7 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from adpfl.errors import ProtocolError
+from adpfl.security.certificates import ROLES, Role
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.receipts import SignedReceipt
@@ -24,6 +25,8 @@ class RunStatus(IntEnum):
     RUNNING = 2
     FINISHED = 3
     FAILED = 4
+    PAUSED = 5
+    CANCELLED = 6
 
 
 class TaskKind(IntEnum):
@@ -49,12 +52,14 @@ class SiteActivity(IntEnum):
 class EnrollRequest:
     """A one-time token and a certificate signing request (PKCS#10, DER)."""
 
-    site: str
+    role: Role
+    name: str
     token: str = field(repr=False)
     certificate_signing_request: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        limits.check_name("EnrollRequest.site", self.site)
+        check_role("EnrollRequest.role", self.role)
+        limits.check_name("EnrollRequest.name", self.name)
         limits.check_text("EnrollRequest.token", self.token, limit=limits.TOKEN_BYTES)
         limits.check_size(
             "EnrollRequest.certificate_signing_request",
@@ -66,12 +71,16 @@ class EnrollRequest:
     @classmethod
     def from_wire(cls, message: pb.EnrollRequest) -> "EnrollRequest":
         """Validate a received message."""
-        return cls(message.site, message.token, message.certificate_signing_request)
+        role = check_role("EnrollRequest.role", message.role or "site")
+        return cls(role, message.name, message.token, message.certificate_signing_request)
 
     def to_wire(self) -> pb.EnrollRequest:
         """The message to send."""
         return pb.EnrollRequest(
-            site=self.site, token=self.token, certificate_signing_request=self.certificate_signing_request
+            role=self.role,
+            name=self.name,
+            token=self.token,
+            certificate_signing_request=self.certificate_signing_request,
         )
 
 
@@ -367,3 +376,14 @@ class HeartbeatResponse:
     def to_wire(self) -> pb.HeartbeatResponse:
         """The message to send."""
         return pb.HeartbeatResponse(obsolete=self.obsolete)
+
+
+def check_role(field_name: str, role: str) -> Role:
+    """Return a role that this version knows.
+
+    Raises:
+        ProtocolError: it is none of `ROLES`.
+    """
+    if role not in ROLES:
+        raise ProtocolError(f"{field_name} is {role[:80]!r}; must be one of {', '.join(ROLES)}")
+    return role

@@ -24,13 +24,14 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import build_network
 from adpfl.learning.networks import weights_of
 from adpfl.security.certificates import (
+    Holder,
     create_authority,
     create_request,
+    issue_client_certificate,
     issue_server_certificate,
-    issue_site_certificate,
     new_key,
 )
-from adpfl.security.identity import ServerIdentity, SiteIdentity
+from adpfl.security.identity import CallerIdentity, ServerIdentity
 from adpfl.security.tls import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_credentials, server_credentials
 from adpfl.tasks.registry import get_task
 from adpfl.wire import messages, receipts, transfers
@@ -227,9 +228,9 @@ class Consortium:
     site_key: Any
     site_certificate: Any
 
-    def site(self, address: str) -> SiteIdentity:
-        return SiteIdentity(
-            site=SITE,
+    def site(self, address: str) -> CallerIdentity:
+        return CallerIdentity(
+            holder=Holder("site", SITE),
             authority=self.server.authority,
             certificate=self.site_certificate,
             server_certificate=self.server.certificate,
@@ -248,7 +249,7 @@ def _consortium() -> Consortium:
         server=ServerIdentity(authority.certificate, certificate, server_key),
         authority=authority,
         site_key=site_key,
-        site_certificate=issue_site_certificate(authority, request, SITE, now=now),
+        site_certificate=issue_client_certificate(authority, request, Holder("site", SITE), now=now),
     )
 
 

@@ -14,17 +14,18 @@ from adpfl.errors import IdentityError
 from adpfl.security import tls
 from adpfl.security.bundle import EnrollmentBundle, write_bundle
 from adpfl.security.certificates import (
+    Holder,
     create_authority,
     create_request,
+    issue_client_certificate,
     issue_server_certificate,
-    issue_site_certificate,
     new_key,
     to_pem,
 )
 from adpfl.security.identity import ServerIdentity, load_key
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl_client import enrollment
-from adpfl_client.enrollment import enroll_site, load_site_identity
+from adpfl_client.enrollment import load_site_identity
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -48,7 +49,9 @@ class Server(federation_pb2_grpc.EnrollmentServicer):
 
     def issue(self, request, _context=None, *, site=None, authority=None, now=NOW, csr=None):
         csr = csr or request.certificate_signing_request
-        return issue_site_certificate(authority or self.authority, csr, site or request.site, now=now)
+        return issue_client_certificate(
+            authority or self.authority, csr, Holder("site", site or request.name), now=now
+        )
 
     def Enroll(self, request, context):  # noqa: N802 - the contract's name
         self.requests.append(request)
@@ -71,7 +74,7 @@ def bundle_of(tmp_path):
     def write(server, **changes):
         bundle = EnrollmentBundle(
             consortium="Lesion Study",
-            site="hospital1",
+            name="hospital1",
             address="aggregator.example:50051",
             enroll_address=f"localhost:{server.port}",
             authority_certificate=to_pem(server.identity.authority).decode(),
@@ -91,7 +94,7 @@ def state_dir(tmp_path):
 
 
 def enroll(bundle, state_dir, site="hospital1", now=NOW, **options):
-    return enroll_site(bundle, state_dir, site, now=now, **options)
+    return enrollment.enroll(bundle, state_dir, Holder("site", site), now=now, **options)
 
 
 def names(folder):
@@ -112,7 +115,7 @@ def test_a_site_enrols_and_its_key_stays(server, bundle_of, state_dir):
     assert names(state_dir) == ["identity"]
 
     (request,) = server.requests
-    assert (request.site, request.token) == ("hospital1", TOKEN)
+    assert (request.name, request.token) == ("hospital1", TOKEN)
     sent = x509.load_der_x509_csr(request.certificate_signing_request)
     assert sent.public_key() == identity.key.public_key()
     secret = identity.key.private_numbers().private_value.to_bytes(32)
@@ -265,7 +268,7 @@ def test_an_expired_bundle_is_refused_before_anything_is_made(server, bundle_of,
 
 
 def test_another_sites_bundle_is_refused(server, bundle_of, state_dir):
-    assert "is for site hospital1; this is hospital2" in refused(
+    assert "is for site hospital1; this is site hospital2" in refused(
         bundle_of(server), state_dir, site="hospital2"
     )
     assert not state_dir.exists()
@@ -323,13 +326,13 @@ def test_an_absent_server_is_said_to_be_absent(server, bundle_of, state_dir):
 
 
 def other_request(request):
-    return create_request(new_key(), request.site).public_bytes(serialization.Encoding.DER)
+    return create_request(new_key(), request.name).public_bytes(serialization.Encoding.DER)
 
 
 HOSTILE = {
     "another site's name": (
         lambda server, request: server.issue(request, site="hospital2"),
-        "names site hospital2; this is hospital1",
+        "names site hospital2; this is site hospital1",
     ),
     "another key": (
         lambda server, request: server.issue(request, csr=other_request(request)),
@@ -340,10 +343,10 @@ HOSTILE = {
         "was not signed by",
     ),
     "expired": (
-        lambda server, request: issue_site_certificate(
+        lambda server, request: issue_client_certificate(
             server.authority,
             request.certificate_signing_request,
-            request.site,
+            Holder("site", request.name),
             now=NOW - DAY,
             lifetime=DAY / 2,
         ),
@@ -351,7 +354,7 @@ HOSTILE = {
     ),
     "nothing": (lambda _server, _request: b"", "certificate_chain has length 0"),
     "no certificate": (lambda _server, _request: b"certificate", "holds no usable certificate"),
-    "the server's own": (lambda server, _request: server.identity.certificate, "names 0 sites"),
+    "the server's own": (lambda server, _request: server.identity.certificate, "names 0 holders"),
 }
 
 
@@ -390,7 +393,7 @@ def test_a_loose_key_is_refused(enrolled):
 
 
 def test_another_sites_folder_is_refused(enrolled):
-    with pytest.raises(IdentityError, match="is the identity of hospital1; this is hospital2"):
+    with pytest.raises(IdentityError, match="is the identity of site hospital1; this is site hospital2"):
         load(enrolled, site="hospital2")
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from adpfl.errors import ConfigError, IdentityError, IntegrityError, StateError
 from adpfl.privacy.ledger import AcceptUnbounded, LedgerPolicy, SpendRequest
 from adpfl.privacy.plan import FixedThreshold, PaperPrivacy, PercentileThreshold, Sampling
-from adpfl.security.certificates import create_request, issue_site_certificate, new_key, to_pem
+from adpfl.security.certificates import Holder, create_request, issue_client_certificate, new_key, to_pem
 from adpfl.security.identity import key_to_pem
 from adpfl_client.cli import app
 from adpfl_client.config import SiteConfig
@@ -95,7 +95,7 @@ def enrolled(config: SiteConfig, consortium: Any) -> Path:
         "federation.json": json.dumps(
             {
                 "consortium": "Test consortium",
-                "site": "hospital1",
+                "name": "hospital1",
                 "address": "127.0.0.1:1",
                 "token_sha256": "0" * 64,
             }
@@ -213,7 +213,9 @@ def test_a_statement_signed_by_another_key_is_refused(
 ) -> None:
     key = new_key()
     request = create_request(key, "hospital2").public_bytes(serialization.Encoding.DER)
-    other = issue_site_certificate(consortium.authority, request, "hospital2", now=datetime.now(UTC))
+    other = issue_client_certificate(
+        consortium.authority, request, Holder("site", "hospital2"), now=datetime.now(UTC)
+    )
     path = tmp_path / "other.pem"
     path.write_bytes(to_pem(other))
     with pytest.raises(IdentityError, match="is of site hospital1; the certificate is of hospital2"):

@@ -8,13 +8,14 @@ from cryptography.hazmat.primitives import serialization
 
 from adpfl.security.certificates import (
     CertificateAuthority,
+    Holder,
     create_authority,
     create_request,
+    issue_client_certificate,
     issue_server_certificate,
-    issue_site_certificate,
     new_key,
 )
-from adpfl.security.identity import ServerIdentity, SiteIdentity
+from adpfl.security.identity import CallerIdentity, ServerIdentity
 
 
 class Consortium:
@@ -32,14 +33,14 @@ class Consortium:
 
     def site(
         self, name: str, *, issued: datetime | None = None, lifetime: timedelta = timedelta(days=1)
-    ) -> SiteIdentity:
+    ) -> CallerIdentity:
         key = new_key()
         request = create_request(key, name).public_bytes(serialization.Encoding.DER)
-        certificate = issue_site_certificate(
-            self.authority, request, name, now=issued or self.now, lifetime=lifetime
+        certificate = issue_client_certificate(
+            self.authority, request, Holder("site", name), now=issued or self.now, lifetime=lifetime
         )
-        return SiteIdentity(
-            site=name,
+        return CallerIdentity(
+            holder=Holder("site", name),
             authority=self.authority.certificate,
             certificate=certificate,
             server_certificate=self.server().certificate,

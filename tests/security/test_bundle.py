@@ -15,7 +15,7 @@ TOKEN = "a-token-that-nobody-may-see-0123456789"
 def bundle(consortium, now):
     return EnrollmentBundle(
         consortium="Lesion Study",
-        site="hospital1",
+        name="hospital1",
         address="aggregator.example:50051",
         enroll_address="[2001:db8::7]:50052",
         authority_certificate=to_pem(consortium.authority.certificate).decode(),
@@ -63,13 +63,13 @@ def test_a_bundle_that_others_can_read_is_refused(path):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"site": "Hospital 1"}, "site is 'Hospital 1'"),
+        ({"name": "Hospital 1"}, "name is 'Hospital 1'"),
         ({"token": ...}, "token is missing"),
         ({"tokens": "x"}, "tokens is not a known key"),
         ({"address": "aggregator.example"}, "address is 'aggregator.example'"),
         ({"address": "https://aggregator.example:1"}, "address is "),
         ({"expires_at": "2030-01-01T00:00:00"}, "expires_at is "),
-        ({"version": 2}, "version is 2"),
+        ({"version": 3}, "version is 3"),
         ({"format": "something else"}, "format is 'something else'"),
         ({"authority_certificate": "none"}, "authority_certificate is 'none'"),
     ],

@@ -12,17 +12,18 @@ from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
     CLOCK_SKEW,
     MAX_REQUEST_BYTES,
+    Holder,
     create_authority,
     create_request,
+    issue_client_certificate,
     issue_server_certificate,
-    issue_site_certificate,
     new_key,
     public_key_of_request,
     serial_text,
-    site_uri,
 )
 
 DER = serialization.Encoding.DER
+HOSPITAL1 = Holder("site", "hospital1")
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "anything")])
 
 
@@ -109,7 +110,7 @@ def test_leaves_are_tied_to_their_authority_and_end_with_it(consortium, end):
     long = timedelta(days=100_000)
     if end == "site":
         request = create_request(new_key(), "hospital1").public_bytes(DER)
-        leaf = issue_site_certificate(authority, request, "hospital1", now=consortium.now, lifetime=long)
+        leaf = issue_client_certificate(authority, request, HOSPITAL1, now=consortium.now, lifetime=long)
     else:
         key = new_key().public_key()
         leaf = issue_server_certificate(authority, key, ["localhost"], now=consortium.now, lifetime=long)
@@ -130,10 +131,13 @@ def test_nothing_but_the_key_is_taken_from_a_request(consortium):
     request = request_of(
         key,
         (x509.BasicConstraints(ca=True, path_length=None), True),
-        (x509.SubjectAlternativeName([x509.UniformResourceIdentifier(site_uri("hospital2"))]), False),
+        (
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(Holder("site", "hospital2").uri)]),
+            False,
+        ),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
     )
-    certificate = issue_site_certificate(consortium.authority, request, "hospital1", now=consortium.now)
+    certificate = issue_client_certificate(consortium.authority, request, HOSPITAL1, now=consortium.now)
     assert certificate.public_key() == key.public_key()
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "hospital1"
     assert not extension(certificate, x509.BasicConstraints).value.ca
@@ -145,7 +149,7 @@ def test_nothing_but_the_key_is_taken_from_a_request(consortium):
 def test_serial_numbers_are_random(consortium):
     request = create_request(new_key(), "hospital1").public_bytes(DER)
     issued = [
-        issue_site_certificate(consortium.authority, request, "hospital1", now=consortium.now)
+        issue_client_certificate(consortium.authority, request, HOSPITAL1, now=consortium.now)
         for _ in range(8)
     ]
     serials = {certificate.serial_number for certificate in issued}
@@ -208,9 +212,11 @@ def test_a_mangled_request_is_refused(mangle):
 )
 def test_a_site_needs_a_safe_name(consortium, site):
     with pytest.raises(IdentityError, match="site is"):
-        site_uri(site)
+        Holder("site", site)
     with pytest.raises(IdentityError, match="site is"):
-        issue_site_certificate(consortium.authority, request_of(new_key()), site, now=consortium.now)
+        issue_client_certificate(
+            consortium.authority, request_of(new_key()), Holder("site", site), now=consortium.now
+        )
 
 
 @pytest.mark.parametrize(

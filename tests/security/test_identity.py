@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from adpfl.errors import IdentityError
-from adpfl.security.certificates import new_key, serial_text, to_pem
+from adpfl.security.certificates import Holder, new_key, serial_text, to_pem
 from adpfl.security.identity import (
     check_authority,
     check_issued_by,
@@ -116,7 +116,7 @@ def test_a_certificate_without_exactly_one_site_names_none(now, uris):
 
 
 def test_the_common_name_is_no_identity(consortium, now):
-    with pytest.raises(IdentityError, match="no site"):
+    with pytest.raises(IdentityError, match="names nobody"):
         site_of(certificate_with(now))  # its subject says CN=hospital1
     with pytest.raises(IdentityError):
         site_of(consortium.server().certificate)
@@ -125,7 +125,7 @@ def test_the_common_name_is_no_identity(consortium, now):
 def test_the_peer_is_read_from_the_verified_certificate(consortium):
     certificate = consortium.site("hospital1").certificate
     peer = peer_certificate({"x509_pem_cert": [to_pem(certificate)], "x509_common_name": [b"hospital9"]})
-    assert peer.site == "hospital1"
+    assert peer.holder == Holder("site", "hospital1")
     assert peer.serial == serial_text(certificate)
     assert peer.not_after == certificate.not_valid_after_utc
 

@@ -35,7 +35,7 @@ class Echo(grpc.GenericRpcHandler):
 
     def say(self, request, context):
         authenticated = "x509_pem_cert" in context.auth_context()
-        self.callers.append(peer_certificate(context.auth_context()).site if authenticated else None)
+        self.callers.append(peer_certificate(context.auth_context()).holder.name if authenticated else None)
         return request
 
 

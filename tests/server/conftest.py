@@ -16,16 +16,17 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 
-from adpfl.security.certificates import create_request, new_key
-from adpfl.security.identity import SiteIdentity, load_certificate
+from adpfl.security.certificates import Holder, create_request, new_key
+from adpfl.security.identity import CallerIdentity, load_certificate
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire import messages, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_hex
+from adpfl_server import enrollment
 from adpfl_server.config import ServerConfig, load_server_config
 from adpfl_server.daemon import Daemon
 from adpfl_server.database import open_database
-from adpfl_server.enrollment import issue_token, redeem, revoke_site
+from adpfl_server.enrollment import issue_token, redeem
 from adpfl_server.pki import init_consortium, load_authority, load_server_identity
 from adpfl_server.store import DATABASE_FILE, Store
 
@@ -87,19 +88,19 @@ def update_of(arrays: dict[str, np.ndarray], chunk_size: int = 2**20) -> Update:
     return Update(manifest_of_arrays(arrays, chunk_size=chunk_size), chunks)
 
 
-def enroll_in_database(state_dir: Path, site: str, address: str) -> SiteIdentity:
+def enroll_in_database(state_dir: Path, holder: Holder, address: str) -> CallerIdentity:
     """What the enrolment port does, without the port."""
     now = datetime.now(UTC)
     key = new_key()
-    request = create_request(key, site).public_bytes(serialization.Encoding.DER)
+    request = create_request(key, holder.name).public_bytes(serialization.Encoding.DER)
     database = open_database(state_dir / DATABASE_FILE)
-    token = issue_token(database, site, now=now)
+    token = issue_token(database, holder, now=now)
     authority = load_authority(state_dir, now=now)
-    pem = redeem(database, authority, site=site, token=token.token, request=request, now=now)
+    pem = redeem(database, authority, holder=holder, token=token.token, request=request, now=now)
     database.close()
     server = load_server_identity(state_dir, now=now)
-    return SiteIdentity(
-        site=site,
+    return CallerIdentity(
+        holder=holder,
         authority=server.authority,
         certificate=load_certificate(pem, what="test"),
         server_certificate=server.certificate,
@@ -111,7 +112,7 @@ def enroll_in_database(state_dir: Path, site: str, address: str) -> SiteIdentity
 class Caller:
     """One site's side of the wire, as thin as it can be."""
 
-    def __init__(self, identity: SiteIdentity, run: str = "demo"):
+    def __init__(self, identity: CallerIdentity, run: str = "demo"):
         self.identity = identity
         self.run = run
         self.channel = grpc.secure_channel(identity.address, channel_credentials(identity), CHANNEL_OPTIONS)
@@ -270,7 +271,7 @@ class Consortium:
 
     def caller(self, site: str) -> Caller:
         address = f"localhost:{self.running[-1].ports.main}"
-        caller = Caller(enroll_in_database(self.state_dir, site, address))
+        caller = Caller(enroll_in_database(self.state_dir, Holder("site", site), address))
         self.callers.append(caller)
         return caller
 
@@ -301,10 +302,16 @@ def consortium(tmp_path: Path) -> Iterator[Consortium]:
 
 
 @pytest.fixture
+def enrolled():
+    """Enrol a holder of any role, past the enrolment port."""
+    return enroll_in_database
+
+
+@pytest.fixture
 def revoke():
     def end(state_dir: Path, site: str) -> None:
         database = open_database(state_dir / DATABASE_FILE)
-        revoke_site(database, site, now=datetime.now(UTC))
+        enrollment.revoke(database, Holder("site", site), now=datetime.now(UTC))
         database.close()
 
     return end
@@ -314,12 +321,12 @@ def revoke():
 def caller_at(consortium):
     """A caller at an address, for a site to be enrolled now or an identity that exists."""
 
-    def call(site: str | SiteIdentity, address: str) -> Caller:
-        known = isinstance(site, SiteIdentity)
+    def call(site: str | CallerIdentity, address: str) -> Caller:
+        known = isinstance(site, CallerIdentity)
         identity = (
             dataclasses.replace(site, address=address)
             if known
-            else enroll_in_database(consortium.state_dir, site, address)
+            else enroll_in_database(consortium.state_dir, Holder("site", site), address)
         )
         caller = Caller(identity)
         consortium.callers.append(caller)

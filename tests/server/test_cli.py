@@ -85,7 +85,7 @@ def test_enroll_writes_a_private_bundle(initialised, tmp_path):
     done = initialised("enroll", "hospital1", "--output", "h1.json")
     assert done.returncode == 0, done.stderr
     bundle = json.loads((tmp_path / "h1.json").read_text())
-    assert bundle["site"] == "hospital1"
+    assert (bundle["role"], bundle["name"]) == ("site", "hospital1")
     assert bundle["address"] == "localhost:7400"
     assert (tmp_path / "h1.json").stat().st_mode & 0o077 == 0
     assert "names hospital9" in initialised("enroll", "hospital9").stdout

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import sqlite3
 import threading
 import time
@@ -18,20 +19,24 @@ from structlog.testing import capture_logs
 
 from adpfl.errors import ConfigError, IdentityError, StateError
 from adpfl.security import tls
-from adpfl.security.certificates import create_request, new_key, serial_text, to_pem
+from adpfl.security.certificates import Holder, create_request, new_key, serial_text, to_pem
 from adpfl.security.identity import load_certificate, site_of
 from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+from adpfl_server import audit_log
 from adpfl_server.database import open_database, transaction
 from adpfl_server.enrollment import (
     REFUSAL,
     REFUSAL_LOG_SECONDS,
+    RENEWALS_A_DAY,
     EnrollmentService,
     bundle_for,
     check_not_revoked,
     issue_token,
     redeem,
-    revoke_site,
+    renew,
+    revoke,
+    revoked_holders,
 )
 from adpfl_server.pki import init_consortium, load_authority
 
@@ -61,14 +66,14 @@ def database(tmp_path):
 @pytest.fixture
 def issue(database):
     return lambda site="hospital1", now=NOW, **lifetime: (
-        issue_token(database, site, now=now, **lifetime).token
+        issue_token(database, Holder("site", site), now=now, **lifetime).token
     )
 
 
 @pytest.fixture
 def spend(database, authority):
     def call(token, request, site="hospital1", now=NOW):
-        return redeem(database, authority, site=site, token=token, request=request, now=now)
+        return redeem(database, authority, holder=Holder("site", site), token=token, request=request, now=now)
 
     return call
 
@@ -83,7 +88,7 @@ def rows(database, table):
 
 def test_the_database_never_holds_a_token(database, issue, spend, tmp_path):
     token = issue()
-    assert token not in repr(issue_token(database, "hospital2", now=NOW))
+    assert token not in repr(issue_token(database, Holder("site", "hospital2"), now=NOW))
     spend(token, new_request())
     dump = "\n".join(database.iterdump())
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -99,7 +104,8 @@ def test_tokens_are_long_and_random(issue):
 
 def test_a_token_buys_one_certificate_for_its_site(database, issue, spend, consortium):
     key = new_key()
-    pem = spend(issue(), new_request(key, name="hospital9"))
+    request = new_request(key, name="hospital9")
+    pem = spend(issue(), request)
     certificate = load_certificate(pem, what="answer")
     assert site_of(certificate) == "hospital1"
     assert certificate.public_key() == key.public_key()
@@ -107,7 +113,9 @@ def test_a_token_buys_one_certificate_for_its_site(database, issue, spend, conso
     (row,) = rows(database, "certificates")
     assert row == {
         "serial": serial_text(certificate),
-        "site": "hospital1",
+        "role": "site",
+        "name": "hospital1",
+        "request_sha256": hashlib.sha256(request).hexdigest(),
         "not_after": certificate.not_valid_after_utc.timestamp(),
         "issued_at": NOW.timestamp(),
         "revoked_at": None,
@@ -188,12 +196,12 @@ def test_a_failed_commit_spends_nothing(database, issue, spend):
 @pytest.mark.parametrize("lifetime", [timedelta(0), -DAY])
 def test_a_token_needs_time_to_live(database, lifetime):
     with pytest.raises(IdentityError, match="must be positive"):
-        issue_token(database, "hospital1", now=NOW, lifetime=lifetime)
+        issue_token(database, Holder("site", "hospital1"), now=NOW, lifetime=lifetime)
 
 
 def test_a_token_needs_a_site(database):
     with pytest.raises(IdentityError, match="site is 'Hospital 1'"):
-        issue_token(database, "Hospital 1", now=NOW)
+        issue_token(database, Holder("site", "Hospital 1"), now=NOW)
     assert rows(database, "enrollment_tokens") == []
 
 
@@ -204,13 +212,13 @@ def test_revoking_a_site_ends_its_certificates_and_tokens(database, issue, spend
         load_certificate(spend(issue("hospital2"), new_request(), site="hospital2"), what="answer")
     )
     check_not_revoked(database, serial)
-    assert revoke_site(database, "hospital1", now=NOW) == (serial,)
+    assert revoke(database, Holder("site", "hospital1"), now=NOW) == (serial,)
     with pytest.raises(IdentityError, match="has been revoked"):
         check_not_revoked(database, serial)
     with pytest.raises(IdentityError, match="token ended"):
         spend(token, request)
     check_not_revoked(database, bystander)
-    assert revoke_site(database, "hospital1", now=NOW) == ()
+    assert revoke(database, Holder("site", "hospital1"), now=NOW) == ()
     pem = spend(issue(now=NOW + DAY), new_request(), now=NOW + DAY)  # enrolled anew
     check_not_revoked(database, serial_text(load_certificate(pem, what="answer")))
 
@@ -222,9 +230,9 @@ def test_a_certificate_that_the_server_never_issued_is_refused(database):
 
 def test_the_bundle_holds_all_that_a_site_needs(database, consortium):
     identity, _ = consortium
-    token = issue_token(database, "hospital1", now=NOW, lifetime=DAY)
+    token = issue_token(database, Holder("site", "hospital1"), now=NOW, lifetime=DAY)
     bundle = bundle_for(token, identity, address="localhost:1", enroll_address="localhost:2")
-    assert (bundle.site, bundle.consortium) == ("hospital1", "Lesion Study")
+    assert (bundle.name, bundle.consortium) == ("hospital1", "Lesion Study")
     assert (bundle.address, bundle.enroll_address) == ("localhost:1", "localhost:2")
     assert bundle.authority_certificate.encode() == to_pem(identity.authority)
     assert bundle.server_certificate.encode() == to_pem(identity.certificate)
@@ -300,7 +308,7 @@ def enroll(database, consortium, tmp_path, stopwatch):
 
             def call(token, request, site="hospital1"):
                 message = federation_pb2.EnrollRequest(
-                    site=site, token=token, certificate_signing_request=request
+                    name=site, token=token, certificate_signing_request=request
                 )
                 return stub.Enroll(message, timeout=20).certificate_chain
 
@@ -385,10 +393,10 @@ def test_what_has_not_the_shape_of_a_token_reaches_no_database(consortium):
         ):
             stub = federation_pb2_grpc.EnrollmentStub(channel)
             for request in (
-                {"site": "hospital1", "token": "short", "certificate_signing_request": b"x"},
-                {"site": "../x", "token": "t" * 43, "certificate_signing_request": b"x"},
-                {"site": "hospital1", "token": "t" * 43, "certificate_signing_request": b"x" * 9000},
-                {"site": "hospital1", "token": "t" * 43},
+                {"name": "hospital1", "token": "short", "certificate_signing_request": b"x"},
+                {"name": "../x", "token": "t" * 43, "certificate_signing_request": b"x"},
+                {"name": "hospital1", "token": "t" * 43, "certificate_signing_request": b"x" * 9000},
+                {"name": "hospital1", "token": "t" * 43},
             ):
                 with pytest.raises(grpc.RpcError) as error:
                     stub.Enroll(federation_pb2.EnrollRequest(**request), timeout=20)
@@ -435,7 +443,7 @@ def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium, failure, rea
             ) as channel,
         ):
             stub = federation_pb2_grpc.EnrollmentStub(channel)
-            message = messages.EnrollRequest("hospital1", "t" * 43, b"x").to_wire()
+            message = messages.EnrollRequest("site", "hospital1", "t" * 43, b"x").to_wire()
             with pytest.raises(grpc.RpcError) as error:
                 stub.Enroll(message, timeout=20)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -444,3 +452,72 @@ def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium, failure, rea
     assert line["event"] == "enrolment failed"
     assert line["reason"].startswith(reason)
     assert "exc_info" not in line
+
+
+def test_a_holder_is_revoked_once_none_of_its_certificates_stands(database):
+    with transaction(database):
+        database.executemany(
+            "INSERT INTO certificates (serial, role, name, not_after, issued_at, revoked_at, pem) "
+            "VALUES (?, ?, ?, 9.0, 0.0, ?, '')",
+            [
+                ("1", "site", "one", 1.0),
+                ("2", "site", "one", 2.0),
+                ("3", "site", "two", 1.0),
+                ("4", "site", "two", None),
+                ("5", "operator", "one", None),
+            ],
+        )
+    assert revoked_holders(database) == {Holder("site", "one")}
+
+
+def test_a_certificate_that_works_buys_the_next_one(database, issue, spend, consortium):
+    pem = spend(issue(), new_request())
+    old = serial_text(load_certificate(pem, what="first"))
+    request = new_request()
+    asked = {"holder": Holder("site", "hospital1"), "serial": old, "request": request}
+    again = renew(database, consortium[0], **asked, now=NOW + DAY)
+    certificate = load_certificate(again, what="renewed")
+    assert (site_of(certificate), again == pem) == ("hospital1", False)
+    check_not_revoked(database, old)  # until its own end: the answer may have been lost
+    check_not_revoked(database, serial_text(certificate))
+    assert renew(database, consortium[0], **asked, now=NOW + 2 * DAY) == again
+
+
+def test_a_revoked_certificate_buys_nothing(database, issue, spend, consortium):
+    holder = Holder("site", "hospital1")
+    serial = serial_text(load_certificate(spend(issue(), new_request()), what="first"))
+    revoke(database, holder, now=NOW)
+    with pytest.raises(IdentityError, match="has been revoked"):
+        renew(database, consortium[0], holder=holder, serial=serial, request=new_request(), now=NOW)
+    assert len(rows(database, "certificates")) == 1
+
+
+def test_renewals_are_bounded(database, issue, spend, consortium):
+    serial = serial_text(load_certificate(spend(issue(), new_request()), what="first"))
+    asked = {"holder": Holder("site", "hospital1"), "serial": serial}
+    for _ in range(RENEWALS_A_DAY - 1):
+        renew(database, consortium[0], **asked, request=new_request(), now=NOW)
+    with pytest.raises(IdentityError, match="no more are issued"):
+        renew(database, consortium[0], **asked, request=new_request(), now=NOW)
+    renew(database, consortium[0], **asked, request=new_request(), now=NOW + 2 * DAY)
+
+
+def test_a_sites_token_makes_no_operator(database, issue, consortium):
+    token = issue()
+    with pytest.raises(IdentityError, match="not one of operator hospital1"):
+        redeem(
+            database,
+            consortium[0],
+            holder=Holder("operator", "hospital1"),
+            token=token,
+            request=new_request(),
+            now=NOW,
+        )
+
+
+def test_what_happens_to_identities_is_in_the_audit_log(database, issue, spend):
+    spend(issue(), new_request())
+    revoke(database, Holder("site", "hospital1"), now=NOW)
+    told = [(entry.kind, entry.actor, entry.subject) for entry in audit_log.entries(database)]
+    site = "urn:adpfl:site:hospital1"
+    assert told == [("token_issued", "local", site), ("enrolled", site, site), ("revoked", "local", site)]

@@ -480,7 +480,7 @@ def test_a_full_disk_is_one_line_here_and_a_call_to_repeat_there(running, joined
         "event": "storage failed",
         "log_level": "error",
         "call": "Push",
-        "site": "hospital1",
+        "caller": "hospital1",
         "reason": "/srv/adpfl/state/blobs/incoming: No space left on device",
     }
     blobs = running.state_dir / "blobs"

@@ -234,13 +234,3 @@ def test_the_newest_receipt_is_the_last_that_was_written_with_a_head_over_all_ru
     assert store.newest_receipt("hospital1").ledger_head == "b" * 64
     assert store.newest_receipt("hospital2").ledger_head == "c" * 64
     assert store.newest_receipt("hospital3") is None
-
-
-def test_a_site_is_revoked_once_none_of_its_certificates_stands(store):
-    with transaction(store.connection) as connection:
-        connection.executemany(
-            "INSERT INTO certificates (serial, site, not_after, issued_at, revoked_at, pem) "
-            "VALUES (?, ?, 9.0, 0.0, ?, '')",
-            [("1", "one", 1.0), ("2", "one", 2.0), ("3", "two", 1.0), ("4", "two", None)],
-        )
-    assert store.revoked_sites() == {"one"}

@@ -17,7 +17,7 @@ PLAN = b'{"run":"demo"}'
 RECEIPT = Receipt("demo", 1, "hospital1", HEX, HEX, HEX, CommitOutcome.ACCEPTED, received_unix_millis=5)
 
 GOOD = [
-    messages.EnrollRequest("hospital1", "token", b"csr"),
+    messages.EnrollRequest("site", "hospital1", "token", b"csr"),
     messages.EnrollResponse(b"-----BEGIN"),
     messages.JoinRequest("hospital1", INSTANCE, "1.0", None, {"skin_lesion": 12}),
     messages.JoinRequest("hospital1", INSTANCE, "1.0", "demo", {}),
@@ -46,17 +46,17 @@ def test_what_is_sent_arrives(message):
 BAD = [
     (
         messages.EnrollRequest,
-        pb.EnrollRequest(site="../x", token="t", certificate_signing_request=b"c"),
-        "site",
+        pb.EnrollRequest(name="../x", token="t", certificate_signing_request=b"c"),
+        "name",
     ),
     (
         messages.EnrollRequest,
-        pb.EnrollRequest(site="a", token="t" * 257, certificate_signing_request=b"c"),
+        pb.EnrollRequest(name="a", token="t" * 257, certificate_signing_request=b"c"),
         "token",
     ),
     (
         messages.EnrollRequest,
-        pb.EnrollRequest(site="a", token="t", certificate_signing_request=b"c" * 8193),
+        pb.EnrollRequest(name="a", token="t", certificate_signing_request=b"c" * 8193),
         "certificate_signing_request",
     ),
     (messages.EnrollResponse, pb.EnrollResponse(), "certificate_chain"),
@@ -126,7 +126,7 @@ def test_what_breaks_a_limit_is_refused_by_field(kind, wire, field):
 
 
 def test_secrets_do_not_show():
-    shown = repr(messages.EnrollRequest("hospital1", "very-secret", b"request"))
+    shown = repr(messages.EnrollRequest("site", "hospital1", "very-secret", b"request"))
     assert "very-secret" not in shown
 
 

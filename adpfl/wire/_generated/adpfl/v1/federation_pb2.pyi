@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RunControl(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_CONTROL_UNSPECIFIED: _ClassVar[RunControl]
+    RUN_CONTROL_PAUSE: _ClassVar[RunControl]
+    RUN_CONTROL_RESUME: _ClassVar[RunControl]
+    RUN_CONTROL_CANCEL: _ClassVar[RunControl]
+
 class RunStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RUN_STATUS_UNSPECIFIED: _ClassVar[RunStatus]
@@ -14,6 +21,8 @@ class RunStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATUS_RUNNING: _ClassVar[RunStatus]
     RUN_STATUS_FINISHED: _ClassVar[RunStatus]
     RUN_STATUS_FAILED: _ClassVar[RunStatus]
+    RUN_STATUS_PAUSED: _ClassVar[RunStatus]
+    RUN_STATUS_CANCELLED: _ClassVar[RunStatus]
 
 class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -37,11 +46,17 @@ class SiteActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SITE_ACTIVITY_TRAINING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_PUSHING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_REFUSED: _ClassVar[SiteActivity]
+RUN_CONTROL_UNSPECIFIED: RunControl
+RUN_CONTROL_PAUSE: RunControl
+RUN_CONTROL_RESUME: RunControl
+RUN_CONTROL_CANCEL: RunControl
 RUN_STATUS_UNSPECIFIED: RunStatus
 RUN_STATUS_WAITING: RunStatus
 RUN_STATUS_RUNNING: RunStatus
 RUN_STATUS_FINISHED: RunStatus
 RUN_STATUS_FAILED: RunStatus
+RUN_STATUS_PAUSED: RunStatus
+RUN_STATUS_CANCELLED: RunStatus
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_WAIT: TaskKind
 TASK_KIND_TRAIN: TaskKind
@@ -58,20 +73,88 @@ SITE_ACTIVITY_PUSHING: SiteActivity
 SITE_ACTIVITY_REFUSED: SiteActivity
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("site", "token", "certificate_signing_request")
-    SITE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("name", "token", "certificate_signing_request", "role")
+    NAME_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
-    site: str
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
     token: str
     certificate_signing_request: bytes
-    def __init__(self, site: _Optional[str] = ..., token: _Optional[str] = ..., certificate_signing_request: _Optional[bytes] = ...) -> None: ...
+    role: str
+    def __init__(self, name: _Optional[str] = ..., token: _Optional[str] = ..., certificate_signing_request: _Optional[bytes] = ..., role: _Optional[str] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
     __slots__ = ("certificate_chain",)
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
     certificate_chain: bytes
     def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("certificate_signing_request",)
+    CERTIFICATE_SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    certificate_signing_request: bytes
+    def __init__(self, certificate_signing_request: _Optional[bytes] = ...) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("certificate_chain",)
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    certificate_chain: bytes
+    def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("runs_json",)
+    RUNS_JSON_FIELD_NUMBER: _ClassVar[int]
+    runs_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, runs_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ControlRunRequest(_message.Message):
+    __slots__ = ("run", "control", "reason")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    control: RunControl
+    reason: str
+    def __init__(self, run: _Optional[str] = ..., control: _Optional[_Union[RunControl, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ControlRunResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: RunStatus
+    def __init__(self, status: _Optional[_Union[RunStatus, str]] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("role", "name")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RevokeResponse(_message.Message):
+    __slots__ = ("serials",)
+    SERIALS_FIELD_NUMBER: _ClassVar[int]
+    serials: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, serials: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReadAuditLogRequest(_message.Message):
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    def __init__(self, after: _Optional[int] = ...) -> None: ...
+
+class AuditLogEntry(_message.Message):
+    __slots__ = ("entry_json",)
+    ENTRY_JSON_FIELD_NUMBER: _ClassVar[int]
+    entry_json: bytes
+    def __init__(self, entry_json: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("site", "instance_id", "software_version", "run", "training_patients")

@@ -48,7 +48,7 @@ class EnrollmentServicer:
 
     def Enroll(self, request, context):
         """Trade a one-time token and a certificate signing request for a client certificate. The key never leaves the site.
-        A token works once, for the site it was issued to, until it expires. A repeat of the same token with the same
+        A token works once, for the role and name it was issued to, until it expires. A repeat of the same token with the same
         request returns the same certificate, so that a lost answer does not strand a site.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -103,8 +103,293 @@ class Enrollment:
             _registered_method=True)
 
 
+class IdentityStub:
+    """Served on the main port: client certificate of any role required.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Renew = channel.unary_unary(
+                '/adpfl.v1.Identity/Renew',
+                request_serializer=adpfl_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+                response_deserializer=adpfl_dot_v1_dot_federation__pb2.RenewResponse.FromString,
+                _registered_method=True)
+
+
+class IdentityServicer:
+    """Served on the main port: client certificate of any role required.
+    """
+
+    def Renew(self, request, context):
+        """Certify the caller's next key while its certificate still works; the old one goes on working until its own end. A repeat
+        with the same request returns the same certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IdentityServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=adpfl_dot_v1_dot_federation__pb2.RenewRequest.FromString,
+                    response_serializer=adpfl_dot_v1_dot_federation__pb2.RenewResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'adpfl.v1.Identity', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('adpfl.v1.Identity', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Identity:
+    """Served on the main port: client certificate of any role required.
+    """
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adpfl.v1.Identity/Renew',
+            adpfl_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+            adpfl_dot_v1_dot_federation__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OperationsStub:
+    """Served on the main port: client certificate of role `operator`, or, where said so, `auditor`.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetStatus = channel.unary_unary(
+                '/adpfl.v1.Operations/GetStatus',
+                request_serializer=adpfl_dot_v1_dot_federation__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=adpfl_dot_v1_dot_federation__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.ControlRun = channel.unary_unary(
+                '/adpfl.v1.Operations/ControlRun',
+                request_serializer=adpfl_dot_v1_dot_federation__pb2.ControlRunRequest.SerializeToString,
+                response_deserializer=adpfl_dot_v1_dot_federation__pb2.ControlRunResponse.FromString,
+                _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/adpfl.v1.Operations/Revoke',
+                request_serializer=adpfl_dot_v1_dot_federation__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=adpfl_dot_v1_dot_federation__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.ReadAuditLog = channel.unary_stream(
+                '/adpfl.v1.Operations/ReadAuditLog',
+                request_serializer=adpfl_dot_v1_dot_federation__pb2.ReadAuditLogRequest.SerializeToString,
+                response_deserializer=adpfl_dot_v1_dot_federation__pb2.AuditLogEntry.FromString,
+                _registered_method=True)
+
+
+class OperationsServicer:
+    """Served on the main port: client certificate of role `operator`, or, where said so, `auditor`.
+    """
+
+    def GetStatus(self, request, context):
+        """Where runs stand, as the server's record has it. Operators and auditors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlRun(self, request, context):
+        """Pause, resume or cancel a run; stored, and in the audit log, when this returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Shut somebody out; streams under way end at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadAuditLog(self, request, context):
+        """The audit log from an entry on. Operators and auditors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OperationsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=adpfl_dot_v1_dot_federation__pb2.GetStatusRequest.FromString,
+                    response_serializer=adpfl_dot_v1_dot_federation__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ControlRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlRun,
+                    request_deserializer=adpfl_dot_v1_dot_federation__pb2.ControlRunRequest.FromString,
+                    response_serializer=adpfl_dot_v1_dot_federation__pb2.ControlRunResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=adpfl_dot_v1_dot_federation__pb2.RevokeRequest.FromString,
+                    response_serializer=adpfl_dot_v1_dot_federation__pb2.RevokeResponse.SerializeToString,
+            ),
+            'ReadAuditLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadAuditLog,
+                    request_deserializer=adpfl_dot_v1_dot_federation__pb2.ReadAuditLogRequest.FromString,
+                    response_serializer=adpfl_dot_v1_dot_federation__pb2.AuditLogEntry.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'adpfl.v1.Operations', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('adpfl.v1.Operations', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Operations:
+    """Served on the main port: client certificate of role `operator`, or, where said so, `auditor`.
+    """
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adpfl.v1.Operations/GetStatus',
+            adpfl_dot_v1_dot_federation__pb2.GetStatusRequest.SerializeToString,
+            adpfl_dot_v1_dot_federation__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adpfl.v1.Operations/ControlRun',
+            adpfl_dot_v1_dot_federation__pb2.ControlRunRequest.SerializeToString,
+            adpfl_dot_v1_dot_federation__pb2.ControlRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adpfl.v1.Operations/Revoke',
+            adpfl_dot_v1_dot_federation__pb2.RevokeRequest.SerializeToString,
+            adpfl_dot_v1_dot_federation__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/adpfl.v1.Operations/ReadAuditLog',
+            adpfl_dot_v1_dot_federation__pb2.ReadAuditLogRequest.SerializeToString,
+            adpfl_dot_v1_dot_federation__pb2.AuditLogEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class FederationStub:
-    """Served on the main port: client certificate required.
+    """Served on the main port: client certificate of role `site` required.
     """
 
     def __init__(self, channel):
@@ -161,7 +446,7 @@ class FederationStub:
 
 
 class FederationServicer:
-    """Served on the main port: client certificate required.
+    """Served on the main port: client certificate of role `site` required.
     """
 
     def Join(self, request, context):
@@ -292,7 +577,7 @@ def add_FederationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Federation:
-    """Served on the main port: client certificate required.
+    """Served on the main port: client certificate of role `site` required.
     """
 
     @staticmethod
