@@ -31,7 +31,7 @@ Method = Literal["layers", "microbatch"]
 _FLOAT_BYTES = 4
 _SAVED_AND_TEMPORARY = 3
 """Copies of every layer's output that a unit is given room for. The peaks measured over both networks in 2D
-and 3D lie between 0.66 and 0.85; the rest is for what the allocator keeps and for a lone volume's companion."""
+and 3D lie between 0.66 and 0.85; the rest is for what the allocator keeps and a lone volume's companion."""
 
 
 @dataclass(frozen=True)
