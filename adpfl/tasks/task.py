@@ -126,7 +126,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
-        """Mean loss over one unit's records; works under `torch.func.vmap` and `grad`.
+        """Mean loss over one unit's records, differentiable by the logits.
 
         Args:
             logits: (k, structures, *S), the network's raw output.
