@@ -125,8 +125,9 @@ class SharedOptions:
     delta: Annotated[float, typer.Option(help="At which honest epsilons are stated.")] = 1e-5
     unit: Annotated[UnitOption, typer.Option(help="Whose contribution is protected.")] = UnitOption.PATIENT
     evaluate_every: Annotated[
-        int, typer.Option(min=0, help="Rounds between two scorings; 0: the first and the last model alone.")
-    ] = 5
+        int | None,
+        typer.Option(min=0, help="Rounds between two scorings; 0: the first and last model alone [by task]."),
+    ] = None
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at once, a process each [as many as processors].")
     ] = None

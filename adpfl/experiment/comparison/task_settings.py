@@ -25,6 +25,7 @@ class TaskSettings:
         percentile: ADP-FL's percentile of the norms.
         clip_norms: the curve over C.
         cases: generated images a hospital.
+        evaluate_every: rounds between two scorings.
         spacing_mm: of a voxel, for volumes; None is the task's own.
     """
 
@@ -38,6 +39,7 @@ class TaskSettings:
     percentile: float
     clip_norms: tuple[float, ...]
     cases: int
+    evaluate_every: int
     spacing_mm: tuple[float, ...] | None = None
 
 
@@ -49,36 +51,39 @@ _SETTINGS = {
         learning_rate=0.1,
         momentum=0.9,
         sampling_probability=0.15,
-        clip_norm=1.0,
+        clip_norm=0.1,
         percentile=75.0,
-        clip_norms=(0.1, 0.3, 3.0, 10.0),
+        clip_norms=(0.03, 0.3, 1.0, 10.0),
         cases=80,
+        evaluate_every=5,
     ),
     "kidney_tumor": TaskSettings(
-        image_size=(32, 32, 32),
+        image_size=(32, 48, 48),
         spacing_mm=(4.0, 4.0, 4.0),
-        rounds=30,
-        steps=6,
-        learning_rate=0.1,
+        rounds=24,
+        steps=8,
+        learning_rate=0.2,
         momentum=0.9,
-        sampling_probability=0.2,
-        clip_norm=1.0,
+        sampling_probability=0.25,
+        clip_norm=0.1,
         percentile=75.0,
-        clip_norms=(0.1, 0.3, 3.0, 10.0),
-        cases=32,
+        clip_norms=(0.3, 1.0, 10.0),
+        cases=20,
+        evaluate_every=8,
     ),
     "brain_tumor": TaskSettings(
-        image_size=(32, 32, 32),
+        image_size=(32, 40, 32),
         spacing_mm=(3.0, 3.0, 3.0),
-        rounds=30,
-        steps=6,
-        learning_rate=0.1,
+        rounds=24,
+        steps=8,
+        learning_rate=0.2,
         momentum=0.9,
-        sampling_probability=0.2,
-        clip_norm=1.0,
+        sampling_probability=0.25,
+        clip_norm=0.1,
         percentile=75.0,
-        clip_norms=(0.1, 0.3, 3.0, 10.0),
-        cases=32,
+        clip_norms=(0.3, 1.0, 10.0),
+        cases=20,
+        evaluate_every=8,
     ),
 }
 
