@@ -117,7 +117,10 @@ class SharedOptions:
     reading: Annotated[ReadingOption, typer.Option(help="How the nominal epsilon becomes noise.")] = (
         ReadingOption.MULTIPLIER
     )
-    clip_norm: Annotated[float | None, typer.Option(help="DP-FL's fixed C [by task].")] = None
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(help="DP-FL's fixed C [by task: mis-set, and the curve shows by how much]."),
+    ] = None
     percentile: Annotated[float | None, typer.Option(help="ADP-FL's percentile of the norms [by task].")] = (
         None
     )

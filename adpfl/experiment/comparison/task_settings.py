@@ -21,7 +21,8 @@ class TaskSettings:
         learning_rate: of the local steps.
         momentum: of the local steps.
         sampling_probability: of each patient in each step.
-        clip_norm: DP-FL's C in the main comparison.
+        clip_norm: DP-FL's C in the main comparison: mis-set on purpose, as a C is that nobody could tune on
+            private gradients. `clip_norms` beside it show what a better one gives.
         percentile: ADP-FL's percentile of the norms.
         clip_norms: the curve over C.
         cases: generated images a hospital.
