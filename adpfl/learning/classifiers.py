@@ -71,13 +71,15 @@ class PresenceNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        # The encoders' shortcuts are not normalised; pooled as they are, their size would set the step's.
+        self.normalise = nn.Sequential(nn.GroupNorm(1, encoder.out_channels), nn.LeakyReLU(_NEGATIVE_SLOPE))
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         # A convolution over a single pixel: a linear layer that per-unit gradients already know.
         self.head = convolution(2 * encoder.out_channels, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, in_channels, *size) to logits (B, out_channels)."""
-        features: Tensor = self.encoder(image)
+        features: Tensor = self.normalise(self.encoder(image))
         pixels = tuple(range(2, features.ndim))
         pooled = (features.mean(dim=pixels, keepdim=True), features.amax(dim=pixels, keepdim=True))
         logits: Tensor = self.head(torch.cat(pooled, dim=1))
