@@ -78,7 +78,7 @@ def test_per_unit_gradients_are_those_of_the_unit_alone(
 
 
 def test_a_bright_spot_anywhere_is_learned() -> None:
-    """A few steps tell images with a small bright spot from images without; a mean alone would be drowned."""
+    """Some steps tell images with a small bright spot from images without; a mean alone would be drowned."""
     generator = torch.Generator().manual_seed(0)
     model = _make("unet", 2)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -91,7 +91,7 @@ def test_a_bright_spot_anywhere_is_learned() -> None:
             image[:, row : row + 3, column : column + 3] += 4.0 * label
         return images, shown.expand(-1, 3)
 
-    for _ in range(30):
+    for _ in range(90):
         images, answers = draw(16)
         optimiser.zero_grad()
         cross_entropy(model(images), answers).backward()
