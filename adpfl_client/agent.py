@@ -214,7 +214,8 @@ class Agent:
 
     def _finish(self, run: LocalRun, task: NextTaskResponse) -> None:
         assert task.base_digest is not None
-        model = fetch_model(self._site, run, run.plan.rounds, task.base_digest)
+        averaged = run.plan.aggregation.averaging is not None
+        model = fetch_model(self._site, run, run.plan.rounds, task.base_digest, averaged=averaged)
         scoring.score_final(self._site, run, model)
         settle_other_tasks(self._site, run, None)
         answered = {

@@ -9,7 +9,7 @@ from adpfl.config import parse
 from adpfl.errors import ConfigError, ProtocolError
 from adpfl.federated.records import SiteRunRecord
 from adpfl.federated.run_plan import RunPlan
-from adpfl.learning.initial_model import model_layout
+from adpfl.learning.initial_model import model_layout, update_layout
 from adpfl.learning.networks import TensorLayout, dimension
 from adpfl.learning.units import TrainingUnits
 from adpfl.privacy.ledger import SpendRequest
@@ -31,7 +31,9 @@ class LocalRun:
     data: SiteData
     units: TrainingUnits
     layout: tuple[TensorLayout, ...]
-    """Names and shapes of the plan's own network."""
+    """Names and shapes of the plan's own network, every tensor."""
+    trainable: tuple[TensorLayout, ...]
+    """Those that are trained and sent."""
     recorder: SiteRecorder
     folder: Path
 
@@ -43,7 +45,7 @@ class LocalRun:
     @property
     def dimension(self) -> int:
         """Coordinates of one unit's gradient."""
-        return dimension(self.layout)
+        return dimension(self.trainable)
 
 
 def read_plan(offer: RunOffer) -> RunPlan:
@@ -87,7 +89,7 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
         )
     data = site.data[plan.task]
     units = TrainingUnits(data.training, task=data.task, plan=plan, cache_bytes=data.cache_bytes)
-    layout = model_layout(plan, data.task)
+    layout, trainable = model_layout(plan, data.task), update_layout(plan, data.task)
     reservations = site.ledger.reservations(plan.run)
     fresh = SiteRunRecord(
         site=site.name,
@@ -101,7 +103,7 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
         evaluations=(),
         overlays=(),
         guarantee=spent_guarantee(
-            plan.privacy, reservations, unit_count=len(units), dimension=dimension(layout)
+            plan.privacy, reservations, unit_count=len(units), dimension=dimension(trainable)
         ),
         timeline=(),
     )
@@ -110,7 +112,7 @@ def open_run(site: Site, plan: RunPlan) -> LocalRun:
     recorder = SiteRecorder.open(
         folder, fresh, site.clock, interrupted_round=interrupted[-1] if interrupted else None
     )
-    return LocalRun(plan, plan.digest(), data, units, layout, recorder, folder)
+    return LocalRun(plan, plan.digest(), data, units, layout, trainable, recorder, folder)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,9 @@ class ModelStore:
         return IncomingModel(self.folder / run / INCOMING_FOLDER, manifest)
 
     @storing(_ROLE)
-    def finish(self, incoming: IncomingModel, plan: RunPlan, round_number: int) -> StoredModel:
+    def finish(
+        self, incoming: IncomingModel, plan: RunPlan, round_number: int, *, averaged: bool = False
+    ) -> StoredModel:
         """Turn a completely received object into a model file, atomically.
 
         A model of the same round from another history (a server restored from a backup) is kept beside it
@@ -145,7 +147,8 @@ class ModelStore:
             old = StoredModel.read(path)
             path.rename(path.with_name(f"{path.stem}-{old.digest[:12]}{path.suffix}"))
         with new_file(path) as file:
-            file.write(header_bytes(manifest, model_description(manifest, plan, round_number=round_number)))
+            description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
+            file.write(header_bytes(manifest, description))
             for chunk in incoming.chunks():
                 file.write(chunk)
         incoming.forget()

@@ -6,7 +6,7 @@ import torch
 
 from adpfl.errors import ConfigError, DataError
 from adpfl.learning.initial_model import build_network, load_weights
-from adpfl.learning.networks import load_into, parameter_layout
+from adpfl.learning.networks import load_into, weight_layout
 from adpfl.tasks.registry import get_task
 from adpfl_client.models import StoredModel
 
@@ -27,7 +27,7 @@ def predict_folder(model_path: Path, images: Path, output: Path) -> list[Path]:
             "must be a segmentation task to write masks"
         )
     network = build_network(stored.plan, task)
-    load_into(network, load_weights(model_path, parameter_layout(network)), source=str(model_path))
+    load_into(network, load_weights(model_path, weight_layout(network)), source=str(model_path))
     network.eval()
     grid = stored.plan.grid
     cases = task.read(images, with_masks=False)

@@ -12,6 +12,7 @@ import structlog
 from torch import Tensor
 
 from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
@@ -59,6 +60,7 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
             run.recorder.note("update_resent", round_number=task.round, detail="the same bytes as before")
         else:
             heartbeat.activity(SiteActivity.FETCHING)
+            _check_start(run.plan, task)
             base = fetch_model(site, run, task.round - 1, task.base_digest)
             update = _train(site, run, key, base, heartbeat)
             if update is None:
@@ -68,8 +70,26 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
     return True
 
 
-def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> StoredModel:
+def _check_start(plan: RunPlan, task: NextTaskResponse) -> None:
+    """The first round of a warm start must start from the very weights that the site approved.
+
+    Raises:
+        ModelMismatchError: it starts from others.
+    """
+    expected = None if plan.warm_start is None else plan.warm_start.model_digest
+    if task.round == 1 and expected not in (None, task.base_digest):
+        raise ModelMismatchError(
+            f"round 1 of run {plan.run} starts from model {str(task.base_digest)[:12]}; "
+            f"the plan's warm_start.model_digest is {str(expected)[:12]}"
+        )
+
+
+def fetch_model(
+    site: Site, run: LocalRun, round_number: int, digest: str, *, averaged: bool = False
+) -> StoredModel:
     """The global model after a round, from the store or from the server.
+
+    `averaged` says that it is the average of the models up to that round, for the file that keeps it.
 
     Names and shapes are checked before a byte is kept.
 
@@ -84,7 +104,7 @@ def fetch_model(site: Site, run: LocalRun, round_number: int, digest: str) -> St
     incoming = site.models.receive(run.name, manifest)
     site.connection.fetch(run.name, incoming)
     log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
-    return site.models.finish(incoming, run.plan, round_number)
+    return site.models.finish(incoming, run.plan, round_number, averaged=averaged)
 
 
 def _check_tensors(manifest: Manifest, layout: Sequence[TensorLayout]) -> None:
@@ -193,10 +213,10 @@ def _train(
             return None
         new_state = engine.state
     shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
-    check_update(shapes, {tensor.name: tensor.shape for tensor in run.layout})
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
     update = site.spool.seal(
         key,
-        {name: trained.delta[name].numpy() for name in tensor_names(base.path)},
+        {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
         chunk_size=base.chunk_size,
         reservation=reservation.id,
         steps=trained.steps,

@@ -37,7 +37,7 @@ def score(site: Site, run: LocalRun, model: StoredModel) -> None:
 
 
 def score_final(site: Site, run: LocalRun, model: StoredModel) -> None:
-    """Score the final model and draw overlays of a few held-out cases."""
+    """Score the model that the run publishes, which may be an average, and draw overlays of a few cases."""
     cases = _cases(site, run)
     if not cases:
         return
@@ -57,6 +57,8 @@ def score_final(site: Site, run: LocalRun, model: StoredModel) -> None:
         round_number=model.round,
         on_prediction=draw,
     )
+    if run.plan.aggregation.averaging is not None:
+        evaluation = evaluation.model_copy(update={"weights": "averaged"})
     run.recorder.add_evaluation(evaluation)
     run.recorder.set_overlays(tuple(drawn))
     log.info("final model scored", run=run.name, round=model.round, **_told(evaluation))

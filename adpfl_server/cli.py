@@ -195,20 +195,22 @@ def check_config(
     """
     from adpfl_server.config import load_server_config, require_known_tasks
     from adpfl_server.privacy_notice import guarantee_kind
-    from adpfl_server.weights import check_description, read_header
+    from adpfl_server.weights import plan_of
 
     settings = load_server_config(file)
     require_known_tasks(settings, source=str(file))
-    for entry in settings.runs:
-        if entry.initial_model is not None:
-            check_description(entry.initial_model, read_header(entry.initial_model), entry.plan)
+    plans = [plan_of(entry) for entry in settings.runs]
     typer.echo(f"{file}: is valid; state in {settings.state_dir}")
-    for entry in settings.runs:
+    for entry in plans:
         typer.echo(
             f"  {entry.run}: {entry.arm}, {entry.task}, {entry.rounds} rounds, "
             f"{entry.cohort.quorum} of {len(entry.cohort.sites)} sites ({', '.join(entry.cohort.sites)})"
         )
         typer.echo(f"    {entry.arm}: {guarantee_kind(entry.privacy)}")
+        if entry.warm_start is not None:
+            typer.echo(
+                f"    starts from trained weights ({entry.warm_start.trained_on}): {entry.warm_start.words}"
+            )
 
 
 @app.command("init-model")

@@ -31,6 +31,8 @@ from grpc_reflection.v1alpha import reflection
 from adpfl import __version__
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.coordinator import new_run
+from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
     ENROLLMENT_SERVER_OPTIONS,
@@ -41,7 +43,7 @@ from adpfl.security.tls import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
-from adpfl_server.config import RunEntry, ServerConfig, split_address
+from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
 from adpfl_server.enrollment import EnrollmentService, check_not_revoked
 from adpfl_server.intake import Intake
@@ -52,7 +54,7 @@ from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import DATABASE_FILE, Store
-from adpfl_server.weights import check_description, import_weights, read_header
+from adpfl_server.weights import check_description, import_weights, plan_of, read_header
 
 STOP_GRACE_SECONDS = 5.0
 ENROLLMENT_THREADS = 2
@@ -204,8 +206,9 @@ class Daemon:
     async def _prepare_runs(self) -> None:
         """Resume the runs that the database knows, and create the others from their initial models."""
         known = await self.runner.in_database(self.runner.store.plan_digests)
+        plans = {entry.run: await self.runner.in_files(plan_of, entry) for entry in self._config.runs}
         for entry in self._config.runs:
-            digest = entry.plan.digest()
+            digest = plans[entry.run].digest()
             if known.get(entry.run, digest) != digest:
                 raise ConfigError(
                     f"runs: the plan of {entry.run} differs from the one it was started with "
@@ -218,18 +221,18 @@ class Daemon:
             if entry.run in known:
                 await self.runner.in_database(self.runner.book.resume, entry.run)
             else:
-                await self._create_run(entry)
+                await self._create_run(plans[entry.run])
 
-    async def _create_run(self, entry: RunEntry) -> None:
-        path = self._config.initial_model_path(entry.run)
+    async def _create_run(self, plan: RunPlan) -> None:
+        path = self._config.initial_model_path(plan.run)
         if not path.exists():
-            _log.info("making initial weights", run=entry.run, path=str(path))
-            await _make_initial_model(self._config_path, entry.run)
-        plan = entry.plan
+            _log.info("making initial weights", run=plan.run, path=str(path))
+            await _make_initial_model(self._config_path, plan.run)
         header = read_header(path)
         check_description(path, header, plan)
+        trainable_names(plan.network, [tensor.name for tensor in header.tensors])
         if header.description is None:
-            _log.warning("initial weights do not say what they are for", run=entry.run, path=str(path))
+            _log.warning("initial weights do not say what they are for", run=plan.run, path=str(path))
         manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)
         created = new_run(plan, manifest.digest, time.time())
         await self.runner.in_database(self.runner.book.add, created, manifest)

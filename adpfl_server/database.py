@@ -132,7 +132,19 @@ _VERSION_2 = (
     """,
 )
 
-_VERSIONS = (_VERSION_1, _VERSION_2)
+# The average of a run's models after a round, where its plan averages.
+_VERSION_3 = (
+    """
+    CREATE TABLE averaged_models (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        PRIMARY KEY (run, round)
+    ) STRICT
+    """,
+)
+
+_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What each schema version adds to the one before."""
 SCHEMA_VERSION = len(_VERSIONS)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from adpfl.errors import StateError
+from adpfl.federated.aggregation import check_update_tensors
 from adpfl.federated.coordinator import judge, step
+from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import (
-    AggregationDone,
     Event,
     ServerRestarted,
     Transition,
@@ -63,7 +64,7 @@ class RunBook:
         run: str,
         event: Event,
         also: Callable[[sqlite3.Connection], None] | None = None,
-        result: Manifest | None = None,
+        result: RoundModels | None = None,
     ) -> Transition:
         """Let an event happen: state, records and the rows that `also` writes are stored together."""
         before = self.states[run]
@@ -75,11 +76,11 @@ class RunBook:
         self._on_transition(run, moved)
         return moved
 
-    def close_round(self, run: str, round_number: int, result: Manifest) -> bool:
+    def close_round(self, run: str, round_number: int, result: RoundModels) -> bool:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
-        if self.store.missing(result):
+        if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
-        moved = self.advance(run, AggregationDone(round_number, result.digest), result=result)
+        moved = self.advance(run, result.done(round_number), result=result)
         self.store.drop_past(run, moved.state.rounds_closed)
         return True
 
@@ -105,7 +106,7 @@ class Intake:
 
         Raises:
             CallRefusedError: another update of this round counts already, or this one is of another history.
-            ModelMismatchError: its tensors are not the base model's.
+            ModelMismatchError: its tensors are not the trainable ones of the base model.
         """
         manifest = request.manifest
         event = UpdateArrived(site, request.round, request.base_digest, manifest.digest)
@@ -114,7 +115,7 @@ class Intake:
         base = self._store.manifest(request.base_digest)
         if base is None:
             raise StateError(f"the base model of round {request.round} of {request.run} is not stored")
-        manifest.check_same_tensors(base)
+        check_update_tensors(manifest, base, self._book.states[request.run].plan.network)
         self._store.add_offer(request.run, request.round, site, manifest, self._book.clock())
         return self._store.missing(manifest)[: limits.DIGESTS_PER_REQUEST]
 

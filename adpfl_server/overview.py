@@ -111,7 +111,7 @@ def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
 
 
 def export_model(config: ServerConfig, run: str, path: Path) -> str:
-    """Write a run's newest model; returns one line that says which it is.
+    """Write the model that a run publishes so far; returns one line that says which it is.
 
     Raises:
         StateError: there is no such run, or the file cannot be written.
@@ -119,15 +119,24 @@ def export_model(config: ServerConfig, run: str, path: Path) -> str:
     """
     with _open(config) as store:
         state = store.state(run)
-        manifest = store.manifest(state.model_digest)
+        manifest = store.manifest(state.published_digest)
         if manifest is None:
-            raise StateError(f"model {state.model_digest[:12]} of run {run} is not stored")
+            raise StateError(f"model {state.published_digest[:12]} of run {run} is not stored")
+        averaged = state.averaged_digest is not None
         try:
-            export_weights(path, manifest, store.blobs, plan=state.plan, round_number=state.rounds_closed)
+            export_weights(
+                path,
+                manifest,
+                store.blobs,
+                plan=state.plan,
+                round_number=state.rounds_closed,
+                averaged=averaged,
+            )
         except OSError as error:
             raise StateError(f"{path}: cannot be written: {error.strerror or error}") from error
     progress = f"round {state.rounds_closed} of {state.plan.rounds} of {run} ({state.status})"
-    return f"wrote {path}: the model after {progress}"
+    what = "the average of the models up to" if averaged else "the model after"
+    return f"wrote {path}: {what} {progress}"
 
 
 @contextmanager

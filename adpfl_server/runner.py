@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import structlog
 
 from adpfl.errors import IntegrityError, ModelMismatchError, StateError
-from adpfl.federated.aggregation import WeightedUpdate, aggregate
 from adpfl.federated.coordinator import actions_on_resume
+from adpfl.federated.round_models import RoundModels, make_models, needed_objects
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationFailed,
@@ -198,14 +198,14 @@ class Runner:
     async def _close_round(self, run: str, action: Aggregate) -> bool:
         """Publish a round's sum or the reason why there is none; False where it must be made again."""
         try:
-            result = await self._sum(action)
-            return await self.in_database(self.book.close_round, run, action.round, result)
+            models = await self._sum(action)
+            return await self.in_database(self.book.close_round, run, action.round, models)
         except (IntegrityError, ModelMismatchError, StateError) as error:
             await self.advance(run, AggregationFailed(action.round, str(error)))
             return True
 
-    async def _sum(self, action: Aggregate) -> Manifest:
-        base, updates = await self.in_database(self._inputs, action)
+    async def _sum(self, action: Aggregate) -> RoundModels:
+        manifests = await self.in_database(self._inputs, action)
         blobs = self.store.blobs
 
         def write(chunk: bytes) -> str:
@@ -213,20 +213,18 @@ class Runner:
             blobs.put(digest, chunk)
             return digest
 
-        return await self.in_files(lambda: aggregate(base, updates, read=blobs.get, write=write))
+        return await self.in_files(
+            lambda: make_models(action, manifest=manifests.__getitem__, read=blobs.get, write=write)
+        )
 
-    def _inputs(self, action: Aggregate) -> tuple[Manifest, list[WeightedUpdate]]:
-        def manifest(digest: str) -> Manifest:
-            found = self.store.manifest(digest)
-            if found is None:
+    def _inputs(self, action: Aggregate) -> dict[str, Manifest]:
+        found: dict[str, Manifest] = {}
+        for digest in needed_objects(action):
+            manifest = self.store.manifest(digest)
+            if manifest is None:
                 raise StateError(f"object {digest[:12]} of round {action.round} is not stored")
-            return found
-
-        updates = [
-            WeightedUpdate(part.site, part.weight, manifest(part.update_digest))
-            for part in action.contributions
-        ]
-        return manifest(action.base_digest), updates
+            found[digest] = manifest
+        return found
 
     # --- background -----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from adpfl.errors import StateError
 from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
+from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
 from adpfl.wire import limits
@@ -116,7 +117,7 @@ class Store:
         run: str,
         moved: Transition,
         also: Callable[[sqlite3.Connection], None] | None = None,
-        result: Manifest | None = None,
+        result: RoundModels | None = None,
     ) -> tuple[TimelineEvent, ...]:
         """Keep a transition, all of it or nothing.
 
@@ -124,7 +125,7 @@ class Store:
             run: the run's name.
             moved: the new state and what is to be remembered.
             also: writes more rows in the same transaction.
-            result: the model that a closed round made.
+            result: what a closed round made.
 
         Returns:
             The transition's entries that the timeline keeps; those beyond `EVENTS_PER_ROUND` are counted.
@@ -140,8 +141,7 @@ class Store:
                     connection.execute(
                         "INSERT INTO rounds VALUES (?, ?, ?)", (run, record.round, record.model_dump_json())
                     )
-                    _insert_object(connection, result)
-                    _insert_model(connection, run, record.round, result.digest)
+                    _insert_result(connection, run, record.round, result)
             if also is not None:
                 also(connection)
         return kept
@@ -214,19 +214,24 @@ class Store:
         return None if row is None else str(row["digest"])
 
     def is_model(self, run: str, digest: str) -> bool:
-        """Whether an object is one of the run's global models."""
-        row = self.connection.execute("SELECT 1 FROM run_models WHERE run = ? AND digest = ?", (run, digest))
+        """Whether an object is one of the run's global models, or an average of them."""
+        row = self.connection.execute(
+            "SELECT 1 FROM run_models WHERE run = :run AND digest = :digest UNION "
+            "SELECT 1 FROM averaged_models WHERE run = :run AND digest = :digest",
+            {"run": run, "digest": digest},
+        )
         return row.fetchone() is not None
 
     def drop_past(self, run: str, rounds_closed: int) -> None:
-        """Forget the updates of closed rounds, and every model but the newest two.
+        """Forget the updates of closed rounds, and every model and average but the newest two.
 
         Chunks that any other object still names stay.
         """
         with transaction(self.connection) as connection:
             rows = connection.execute(
                 "SELECT update_digest FROM offers WHERE run = :run AND round <= :closed UNION "
-                "SELECT digest FROM run_models WHERE run = :run AND round < :closed - 1",
+                "SELECT digest FROM run_models WHERE run = :run AND round < :closed - 1 UNION "
+                "SELECT digest FROM averaged_models WHERE run = :run AND round < :closed - 1",
                 {"run": run, "closed": rounds_closed},
             ).fetchall()
             connection.execute("DELETE FROM offers WHERE run = ? AND round <= ?", (run, rounds_closed))
@@ -242,7 +247,9 @@ class Store:
     def _objects_in_use(self) -> set[str]:
         rows = self.connection.execute(
             "SELECT update_digest FROM offers UNION SELECT digest FROM run_models AS kept WHERE round >= "
-            "(SELECT max(round) - 1 FROM run_models AS newest WHERE newest.run = kept.run)"
+            "(SELECT max(round) - 1 FROM run_models AS newest WHERE newest.run = kept.run) UNION "
+            "SELECT digest FROM averaged_models AS kept WHERE round >= "
+            "(SELECT max(round) - 1 FROM averaged_models AS newest WHERE newest.run = kept.run)"
         )
         return {str(row[0]) for row in rows}
 
@@ -378,6 +385,16 @@ def _insert_object(connection: sqlite3.Connection, manifest: Manifest) -> None:
 
 def _insert_model(connection: sqlite3.Connection, run: str, round_number: int, digest: str) -> None:
     connection.execute("INSERT INTO run_models VALUES (?, ?, ?)", (run, round_number, digest))
+
+
+def _insert_result(connection: sqlite3.Connection, run: str, round_number: int, result: RoundModels) -> None:
+    for manifest in result.manifests:
+        _insert_object(connection, manifest)
+    _insert_model(connection, run, round_number, result.model.digest)
+    if result.averaged is not None:
+        connection.execute(
+            "INSERT INTO averaged_models VALUES (?, ?, ?)", (run, round_number, result.averaged.digest)
+        )
 
 
 def _insert_timeline(

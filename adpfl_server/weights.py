@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from adpfl.errors import IntegrityError, ModelMismatchError
+from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError
 from adpfl.federated.aggregation import is_finite
 from adpfl.federated.run_plan import RunPlan
 from adpfl.security.private_files import sync_folder
@@ -18,8 +18,10 @@ from adpfl.wire.safetensors_file import (
     header_bytes,
     model_description,
     read_header,
+    read_warm_start,
 )
 from adpfl_server.blobs import BlobFolder
+from adpfl_server.config import RunEntry
 
 __all__ = [
     "METADATA_KEY",
@@ -27,6 +29,7 @@ __all__ = [
     "check_description",
     "export_weights",
     "import_weights",
+    "plan_of",
     "read_header",
 ]
 
@@ -54,6 +57,31 @@ def check_description(path: Path, header: WeightsHeader, plan: RunPlan) -> None:
             raise ModelMismatchError(f"{path}: its {key} is {found.get(key)!r}; run {plan.run} has {value!r}")
 
 
+def plan_of(entry: RunEntry) -> RunPlan:
+    """The plan that sites are offered: with what its initial weights are, where the entry names a file.
+
+    Raises:
+        ConfigError: the entry itself says another thing of the file.
+        IntegrityError: the file is absent or damaged.
+        ModelMismatchError: its weights are of another task or network.
+    """
+    if entry.initial_model is None:
+        if entry.warm_start is not None:
+            raise ConfigError(
+                f"warm_start of run {entry.run} needs initial_model, the file that it describes"
+            )
+        return entry.plan
+    header = read_header(entry.initial_model)
+    check_description(entry.initial_model, header, entry.plan)
+    found = read_warm_start(entry.initial_model)
+    if entry.warm_start not in (None, found):
+        raise ConfigError(
+            f"warm_start of run {entry.run} describes another file than {entry.initial_model}, whose "
+            f"model_digest is {found.model_digest}; leave warm_start out, and it is read from the file"
+        )
+    return entry.plan.model_copy(update={"warm_start": found})
+
+
 def import_weights(path: Path, blobs: BlobFolder) -> Manifest:
     """Store a weights file's payload as chunks, one in memory at a time.
 
@@ -75,7 +103,13 @@ def import_weights(path: Path, blobs: BlobFolder) -> Manifest:
 
 
 def export_weights(
-    path: Path, manifest: Manifest, blobs: BlobFolder, *, plan: RunPlan, round_number: int
+    path: Path,
+    manifest: Manifest,
+    blobs: BlobFolder,
+    *,
+    plan: RunPlan,
+    round_number: int,
+    averaged: bool = False,
 ) -> None:
     """Write a stored model as a safetensors file: whole under its name, or not at all.
 
@@ -90,7 +124,8 @@ def export_weights(
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)
-            file.write(header_bytes(manifest, model_description(manifest, plan, round_number=round_number)))
+            description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
+            file.write(header_bytes(manifest, description))
             for digest in manifest.chunk_digests:
                 file.write(blobs.get(digest))
             file.flush()

@@ -2,24 +2,27 @@
 
 Every contender clips B gradients of D coordinates to an L2 norm, sums them and adds noise. Runs are
 interleaved, so that a busy moment hits all; the table gives medians and the middle half. The floor is two
-reads of the gradients and one write of the result, at the bandwidth that torch reaches in the same run.
+reads of the gradients and one write of the result, at the bandwidth that torch reaches in the same run. Peak
+memory is that of our call in a fresh process, over its inputs (see `memory.py`); its output is part of it.
 
     python benchmarks/dp_release.py --threads 2 --units 8 --coordinates 5000000 --parts --plot release.png
 
-Opacus is timed where it is installed. On a machine with a GPU, `--device cuda` times with device events.
+Opacus is timed where it is installed. `--parts` times our passes apart. On a machine with a GPU,
+`--device cuda` times with device events.
 """
 
 import argparse
-import platform
-import statistics
+import json
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from memory import RETURNED_AT_ONCE, peak_bytes_over
+from timing import Contender, Timing, interleaved, machine
 from torch import Tensor
 
 from adpfl.kernels import ops
@@ -29,17 +32,13 @@ from adpfl.kernels.noise_tables import noise_tables
 
 CLIP_NORM = 1.0
 MULTIPLIER = 1.0
-Contender = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one contender: median and quartiles."""
-
-    name: str
-    median: float
-    low: float
-    high: float
+LARGE_BYTES, LARGE_REPEATS = 10**9, 5
+OURS, COMPARED = "ours, Laplace", ("ours", "eager", "Opacus")
+COPY, READ, WRITE = "copy of D numbers", "one read", "one write"
+FLOOR = "floor: two reads, one write"
+CONVERTED = "int64 sum read, float32 written"
+LAPLACE_20 = "noise, Laplace s=20 (4 words, 3 digits)"
+LAPLACE_30 = "noise, Laplace s=30 (4 words, 4 digits)"
 
 
 def ours(
@@ -109,23 +108,26 @@ def opacus(gradients: list[Tensor]) -> Contender:
     return run
 
 
-def read(gradients: list[Tensor]) -> Contender:
-    """One read of every gradient, as fast as torch reads."""
-    return lambda: [torch.sum(gradient) for gradient in gradients]
+def bandwidth(gradients: list[Tensor]) -> dict[str, Contender]:
+    """What the machine can do: a read, a copy of as many bytes, and a write of the result's size."""
+    flat = torch.cat([gradient[0] for gradient in gradients])
+    out, twin = torch.empty(flat.numel(), device=flat.device), torch.empty_like(flat)
+    return {
+        COPY: lambda: twin.copy_(flat),
+        READ: lambda: [torch.sum(gradient) for gradient in gradients],
+        WRITE: lambda: out.fill_(1.0),
+    }
 
 
 def parts(gradients: list[Tensor]) -> dict[str, Contender]:
-    """Our operator's passes, apart."""
+    """Our operator's passes, apart. The noise's words and digits follow from their differences."""
     lattice, device = LatticeScale(20, 1 << 20), gradients[0].device
     dimension = sum(gradient.shape[1] for gradient in gradients)
     total = torch.zeros(dimension, dtype=torch.int64, device=device)
-    none = [gradient[:0] for gradient in gradients]
+    released = torch.empty(dimension, device=device)
     norms = ops.unit_norms(gradients)
     clip_norm = torch.tensor([CLIP_NORM], dtype=torch.float64, device=device)
     keystream = torch.zeros(5, dtype=torch.int64, device=device)
-
-    def clip(chosen: list[Tensor], of: Tensor) -> Contender:
-        return lambda: ops.clip_accumulate_(total, chosen, of, clip_norm=CLIP_NORM, lattice=lattice)
 
     def noise(law: Law, bits: int) -> Contender:
         tables = noise_tables(law, bits).to(device)
@@ -135,84 +137,116 @@ def parts(gradients: list[Tensor]) -> dict[str, Contender]:
 
     return {
         "norms": lambda: ops.unit_norms(gradients),
-        "clip and add to int64": clip(gradients, norms),
-        "int64 sum read and written": clip(none, norms[:0]),
+        "clip and add to int64": lambda: ops.clip_accumulate_(
+            total, gradients, norms, clip_norm=CLIP_NORM, lattice=lattice
+        ),
+        CONVERTED: lambda: released.copy_(total),
         "noise, Laplace s=10 (2 words, 2 digits)": noise("laplace", 10),
-        "noise, Laplace s=20 (4 words, 3 digits)": noise("laplace", 20),
-        "noise, Laplace s=30 (4 words, 4 digits)": noise("laplace", 30),
+        LAPLACE_20: noise("laplace", 20),
+        LAPLACE_30: noise("laplace", 30),
         "noise, Gaussian s=20": noise("gaussian", 20),
     }
 
 
-def milliseconds(run: Contender, device: torch.device) -> float:
-    """One timed run: by the clock, on a GPU by device events."""
-    if device.type == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        return float(begin.elapsed_time(end))
-    start = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - start)
+def noise_costs(timings: list[Timing]) -> str:
+    """Keystream and digit search of the Laplace draw: equal words and one digit more tell a digit's cost."""
+    median = {each.name: each.median for each in timings}
+    digit = median[LAPLACE_30] - median[LAPLACE_20]
+    words = median[LAPLACE_20] - median[CONVERTED] - 3 * digit
+    return (
+        f"By difference: one digit search {digit:.2f} ms, four keystream words {words:.2f} ms, "
+        f"of {median[LAPLACE_20]:.2f} ms for the noise at s=20."
+    )
 
 
-def interleaved(contenders: dict[str, Contender], *, repeats: int, device: torch.device) -> list[Timing]:
-    """Every contender once a round, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats + 1):
-        for name, run in contenders.items():
-            times[name].append(milliseconds(run, device))
-    timings = []
-    for name, taken in times.items():
-        low, median, high = statistics.quantiles(taken[1:], n=4)
-        timings.append(Timing(name, median, low, high))
-    return timings
+def contenders(gradients: list[Tensor], key: KeystreamKey, *, with_parts: bool) -> dict[str, Contender]:
+    """All that is timed on one shape."""
+    steps = Steps()
+    chosen = {
+        OURS: ours(gradients, "laplace", 20, key=key, steps=steps),
+        "ours, Gaussian": ours(gradients, "gaussian", 20, key=key, steps=steps),
+        "eager PyTorch, float Laplace": eager(gradients),
+    }
+    if find_spec("opacus"):
+        chosen["Opacus, secure mode"] = opacus(gradients)
+    if with_parts:
+        chosen |= parts(gradients)
+    return chosen | bandwidth(gradients)
+
+
+def random_gradients(units: int, coordinates: int, options: argparse.Namespace) -> list[Tensor]:
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    generator = torch.Generator(device=device).manual_seed(0)
+    return [torch.randn(units, coordinates, generator=generator, device=device, dtype=dtype)]
 
 
 def measure(units: int, coordinates: int, options: argparse.Namespace) -> list[Timing]:
     """All contenders on one shape; the last timing is the floor."""
-    device = torch.device(options.device)
-    generator = torch.Generator(device=device).manual_seed(0)
-    dtype = getattr(torch, options.dtype)
-    gradients = [torch.randn(units, coordinates, generator=generator, device=device).to(dtype)]
+    gradients = random_gradients(units, coordinates, options)
+    large = gradients[0].nbytes > LARGE_BYTES
+    repeats = min(options.repeats, LARGE_REPEATS) if large else options.repeats
+    with KeystreamKey.fresh() as key:
+        chosen = contenders(gradients, key, with_parts=options.parts)
+        timings = interleaved(chosen, repeats=repeats, device=gradients[0].device)
+    by_name = {each.name: each for each in timings}
+    floor = [2 * getattr(by_name[READ], at) + getattr(by_name[WRITE], at) for at in ("median", "low", "high")]
+    return [*timings, Timing(FLOOR, *floor)]
+
+
+def peak_bytes(units: int, coordinates: int, options: argparse.Namespace) -> int:
+    """Peak memory of our call over its inputs, measured in a process of its own."""
+    asked = {"units": units, "coordinates": coordinates, "dtype": options.dtype, "threads": options.threads}
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory-of", json.dumps(asked)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **RETURNED_AT_ONCE},
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def own_peak_bytes(described: str) -> int:
+    """In that process."""
+    asked = argparse.Namespace(device="cpu", **json.loads(described))
+    torch.set_num_threads(asked.threads)
+    gradients = random_gradients(asked.units, asked.coordinates, asked)
     with KeystreamKey.fresh() as key:
         steps = Steps()
-        contenders = {
-            "ours, Laplace": ours(gradients, "laplace", 20, key=key, steps=steps),
-            "ours, Gaussian": ours(gradients, "gaussian", 20, key=key, steps=steps),
-            "eager PyTorch, float Laplace": eager(gradients),
-        }
-        if find_spec("opacus"):
-            contenders["Opacus, secure mode"] = opacus(gradients)
-        if options.parts:
-            contenders |= parts(gradients)
-        out = torch.empty(coordinates, device=device)
-        contenders |= {"one read": read(gradients), "one write": lambda: out.fill_(1.0)}
-        timings = interleaved(contenders, repeats=options.repeats, device=device)
-    one_read, one_write = timings[-2:]
-    floor = [2 * getattr(one_read, at) + getattr(one_write, at) for at in ("median", "low", "high")]
-    return [*timings, Timing("floor: two reads, one write", *floor)]
+        ours([gradient[:1, :64] for gradient in gradients], "laplace", 20, key=key, steps=steps)()
+        return peak_bytes_over(ours(gradients, "laplace", 20, key=key, steps=steps))
 
 
-def table(units: int, coordinates: int, timings: list[Timing], itemsize: int) -> str:
+def table(units: int, coordinates: int, timings: list[Timing], peak: int | None, itemsize: int) -> str:
     """A Markdown table of one shape."""
     floor = timings[-1].median
-    moved = coordinates * (2 * units * itemsize + 4)
+    must_move = coordinates * (2 * units * itemsize + 4)
+    moved = {
+        COPY: 2 * coordinates * itemsize,
+        READ: coordinates * units * itemsize,
+        WRITE: 4 * coordinates,
+        **{each.name: must_move for each in timings if each.name.startswith(COMPARED)},
+        FLOOR: must_move,
+    }
     lines = [
-        f"### B = {units}, D = {coordinates:,} ({moved / 1e6:,.0f} MB must move)",
+        f"### B = {units}, D = {coordinates:,} ({must_move / 1e6:,.0f} MB must move)",
         "",
         "| | median ms | middle half | times the floor | GB/s |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for each in timings:
-        spread = f"{each.low:.2f} to {each.high:.2f}"
-        rate = moved / each.median / 1e6 if each.name.startswith(("ours", "eager", "Opacus", "floor")) else 0
+        rate = f"{moved[each.name] / each.median / 1e6:.1f}" if each.name in moved else ""
         lines.append(
-            f"| {each.name} | {each.median:.2f} | {spread} | {each.median / floor:.2f} | "
-            f"{f'{rate:.1f}' if rate else ''} |"
+            f"| {each.name} | {each.median:.2f} | {each.spread} | {each.median / floor:.2f} | {rate} |"
         )
+    if any(each.name == LAPLACE_30 for each in timings):
+        lines += ["", noise_costs(timings)]
+    if peak is not None:
+        allowed = 8 * coordinates / 2**20 + 64
+        lines += [
+            "",
+            f"Peak memory of our call: {peak / 2**20:.0f} MiB; D * 8 bytes + 64 MiB = {allowed:.0f}.",
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -220,7 +254,7 @@ def plot(results: list[tuple[int, int, list[Timing]]], path: Path) -> None:
     """Time over the floor for each shape, logarithmic."""
     from matplotlib import pyplot as plt  # noqa: PLC0415 - only where a plot is wanted
 
-    shown = [each.name for each in results[0][2] if each.name.startswith(("ours", "eager", "Opacus"))]
+    shown = [each.name for each in results[0][2] if each.name.startswith(COMPARED)]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name in shown:
         ratios = [
@@ -233,7 +267,7 @@ def plot(results: list[tuple[int, int, list[Timing]]], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_ylabel("time / floor")
     axes.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -243,37 +277,48 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--coordinates", type=int, nargs="+", default=[100_000, 5_000_000, 20_000_000])
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--memory-gb", type=float, default=2.0, help="leave out shapes above this")
+    parser.add_argument("--memory-gb", type=float, default=6.0, help="leave out larger gradients")
     parser.add_argument("--parts", action="store_true", help="time the passes apart as well")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    if options.memory_of:
+        print(own_peak_bytes(options.memory_of))
+        return
     torch.set_num_threads(options.threads)
     itemsize = getattr(torch, options.dtype).itemsize
+    opacus_version = (
+        f"Opacus {version('opacus')}" if find_spec("opacus") else "Opacus left out: not installed"
+    )
     head = (
-        f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, {options.dtype}, "
-        f"{time.strftime('%Y-%m-%d')}; {ops.active_backend()}\n"
+        f"{machine(options.threads)}, {options.dtype}; {opacus_version}; {ops.active_backend()}\n"
         f"`python benchmarks/dp_release.py {' '.join(arguments)}`\n"
     )
     print(head)
     results, texts = [], [head]
     for units in options.units:
         for coordinates in options.coordinates:
-            if units * coordinates * itemsize > options.memory_gb * 1e9:
-                print(f"B = {units}, D = {coordinates:,} left out: above --memory-gb {options.memory_gb}\n")
-                continue
-            timings = measure(units, coordinates, options)
-            results.append((units, coordinates, timings))
-            texts.append(table(units, coordinates, timings, itemsize))
+            size = units * coordinates * itemsize / 1e9
+            if size > options.memory_gb:
+                left_out = f"its gradients are {size:.1f} GB, above --memory-gb {options.memory_gb:g}"
+                texts.append(f"B = {units}, D = {coordinates:,} left out: {left_out}.\n")
+            else:
+                timings = measure(units, coordinates, options)
+                on_cpu = options.device == "cpu"
+                peak = peak_bytes(units, coordinates, options) if on_cpu and not options.no_memory else None
+                results.append((units, coordinates, timings))
+                texts.append(table(units, coordinates, timings, peak, itemsize))
             print(texts[-1], flush=True)
     if options.markdown:
-        options.markdown.write_text("\n".join(texts))
+        options.markdown.write_text("\n".join(texts), encoding="utf-8")
     if options.plot and results:
         plot(results, options.plot)
 

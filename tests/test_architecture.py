@@ -26,6 +26,7 @@ TORCH_FREE = [
     "adpfl.config",
     "adpfl.privacy.plan",
     "adpfl.learning.plan",
+    "adpfl.learning.trainable",
 ]
 
 

@@ -2,8 +2,8 @@
 
 Arrays are (slices, rows, columns): slices run from superior to inferior, rows from anterior to posterior,
 columns from the patient's right to left (nibabel's axis codes I, P, L). An axial slice is then drawn as
-radiologists look at it, and KiTS, which is stored so, is read without a copy. Spacing is in mm in the same
-order. Channels of a four-dimensional file come first.
+radiologists look at it; KiTS is stored so. Spacing is in mm in the same order. Channels of a four-dimensional
+file come first.
 """
 
 import gzip
@@ -209,7 +209,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
+        raise DataError(f"{shown(path)} does not exist") from error
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise DataError(f"{shown(path)} cannot be read: {error}") from error
 

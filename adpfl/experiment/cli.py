@@ -11,8 +11,18 @@ from adpfl.commandline import VersionOption, run_command
 from adpfl.errors import ConfigError
 from adpfl.experiment.audit_command import EXAMPLE as AUDIT_EXAMPLE
 from adpfl.experiment.audit_command import audit
+from adpfl.experiment.comparison.command import (
+    COMPARE_EXAMPLE,
+    SWEEP_EXAMPLE,
+    UTILITY_EXAMPLE,
+    compare,
+    sweep,
+    utility,
+)
 from adpfl.experiment.data_commands import CHECK_EXAMPLE, GENERATE_EXAMPLE, check, generate
 from adpfl.experiment.figure_commands import CALIBRATE_EXAMPLE, EPSILON_EXAMPLE, calibrate, epsilon
+from adpfl.experiment.pretrain_command import EXAMPLE as PRETRAIN_EXAMPLE
+from adpfl.experiment.pretrain_command import pretrain
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -127,19 +137,25 @@ def demo(
 
 
 @app.command(
-    short_help="Write a run's report.",
+    short_help="Write the report of a run or of a comparison.",
     epilog="Example: adpfl report server/runs/demo state/hospital1 --output report.html",
 )
 def report(
     *,
-    server_folder: Annotated[
-        Path, typer.Argument(help="Folder with run.json, or the aggregator's state folder.")
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with run.json, the aggregator's state folder, or the folder of a comparison."
+        ),
     ],
     site_folders: Annotated[
         list[Path] | None,
         typer.Argument(help="Folders with site.json, or sites' state folders that you may read."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page to write [report.html]. A comparison's stands in its own folder."),
+    ] = None,
     run: Annotated[str | None, typer.Option(help="Which run, where a state folder holds several.")] = None,
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Say that the images were generated and show no person.")
@@ -147,18 +163,40 @@ def report(
 ) -> None:
     """Write a run's report: what the server saw, joined with the sites' private records that are given.
 
-    Without a site's folder the page holds no score, threshold or picture: those stay at the sites.
+    Without a site's folder the page holds no score, threshold or picture: those stay at the sites. Of the
+    folder of adpfl compare or adpfl sweep, the comparison's page, tables and record are written anew.
     """
+    sites = tuple(site_folders or ())
+    for name, place in (("FOLDER", folder), *(("SITE_FOLDERS", site) for site in sites)):
+        if not place.is_dir():
+            raise ConfigError(f"{name} is {place}; there is no such folder")
+    if (folder / "comparison.json").is_file():
+        given = {"SITE_FOLDERS": sites, "--output": output, "--run": run, "--synthetic": synthetic}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigError(
+                f"{wrong[0]} has no meaning for {folder}, the folder of a comparison; must be absent"
+            )
+        _report_comparison(folder)
+    else:
+        _report_run(folder, sites, output or Path("report.html"), run=run, synthetic=synthetic)
+
+
+def _report_comparison(folder: Path) -> None:
+    from adpfl.experiment.report.comparison.page import PAGE_FILE, write_comparison  # noqa: PLC0415
+
+    write_comparison(folder)
+    typer.echo(f"report: {folder / PAGE_FILE}")
+
+
+def _report_run(
+    folder: Path, sites: tuple[Path, ...], output: Path, *, run: str | None, synthetic: bool
+) -> None:
     from adpfl.experiment.report.page import write_page  # noqa: PLC0415 - brings matplotlib
     from adpfl.experiment.report.record import DataNote, load_run  # noqa: PLC0415
 
-    sites = tuple(site_folders or ())
-    for name, folder in (("SERVER_FOLDER", server_folder), *(("SITE_FOLDERS", site) for site in sites)):
-        if not folder.is_dir():
-            raise ConfigError(f"{name} is {folder}; there is no such folder")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; its folder does not exist")
-    write_page(output, load_run(server_folder, sites, run=run, data_note=DataNote(synthetic=synthetic)))
+    write_page(output, load_run(folder, sites, run=run, data_note=DataNote(synthetic=synthetic)))
     typer.echo(f"report: {output}")
 
 
@@ -174,8 +212,12 @@ def kernels(
     typer.echo(json.dumps({"backend": backend}) if as_json else f"active backend: {backend}")
 
 
+app.command(short_help="Run the arms against each other, and report.", epilog=COMPARE_EXAMPLE)(compare)
+app.command(short_help="Run curves over clip norms, percentiles and budgets.", epilog=SWEEP_EXAMPLE)(sweep)
+app.command(short_help="Run what wins utility back at an honest budget.", epilog=UTILITY_EXAMPLE)(utility)
 app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAMPLE)(epsilon)
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
+app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
 data_app.command(short_help="Generate dermoscopic photographs.", epilog=GENERATE_EXAMPLE)(generate)
 data_app.command(short_help="Look through a data folder, case by case.", epilog=CHECK_EXAMPLE)(check)

@@ -12,27 +12,66 @@ from adpfl.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from adpfl.data.folder_survey import Finder, FolderSurvey
 
-GENERATE_EXAMPLE = "Example: adpfl data generate clinic-a --profile A --images 60 --seed 1"
+GENERATE_EXAMPLE = (
+    "Example: adpfl data generate hospital-a --task kidney_tumor --profile A --cases 16 --seed 1"
+)
 CHECK_EXAMPLE = "Example: adpfl data check kits19/data --task kidney_tumor --partition hospitals.csv"
 
 
 def generate(
+    *,
     folder: Annotated[Path, typer.Argument(help="Folder to make; must be absent or empty.")],
+    task: Annotated[
+        str, typer.Option(help="Whose images: skin_lesion, kidney_tumor, brain_tumor.")
+    ] = "skin_lesion",
     profile: Annotated[
-        str, typer.Option(help="Which clinic's cameras, patients and habits: A, B, C or D.")
-    ] = "A",
-    images: Annotated[int, typer.Option(min=1, help="How many photographs.")] = 60,
+        str | None, typer.Option(help="Which site's machines, patients and habits: A (the default) to D.")
+    ] = None,
+    cases: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many images. Default: 60 photographs, 16 volumes, all masks."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="kidney_tumor: real KiTS19 masks (.npz, .json beside it) to paint CT on."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other patients.")] = 0,
 ) -> None:
-    """Generate dermoscopic photographs with masks, in the layout of ISIC 2017."""
-    from adpfl.data.synthetic.dermoscopy import write_clinic  # noqa: PLC0415 - brings numpy and scipy
-    from adpfl.data.synthetic.dermoscopy_sites import PROFILES  # noqa: PLC0415
+    """Generate images with masks: photographs in the layout of ISIC 2017, CT of KiTS23, MRI of BraTS 2023.
 
-    if profile not in PROFILES:
+    With --masks each real patient gets a CT in the manner of the hospital that the table names, and
+    metadata.csv keeps the hospitals, so that --partition source deals by them.
+    """
+    from adpfl.data.synthetic.hospitals import (  # noqa: PLC0415 - brings numpy and scipy
+        PROFILES,
+        write_hospital,
+    )
+
+    if masks is not None:
+        if task != "kidney_tumor" or profile is not None:
+            raise ConfigError("--masks goes with --task kidney_tumor, and without --profile")
+        _paint_masks(folder, masks, cases, seed)
+        return
+    chosen = profile or PROFILES[0]
+    if chosen not in PROFILES:
         raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
-    cases = write_clinic(folder, profile, images=images, seed=seed)
-    patients = len({case.patient for case in cases})
-    typer.echo(f"{folder}: {len(cases)} images of {patients} patients, profile {profile}, seed {seed}")
+    count = cases or (60 if task == "skin_lesion" else 16)
+    written = write_hospital(task, folder, chosen, cases=count, seed=seed)
+    patients = len({case.patient for case in written})
+    typer.echo(f"{folder}: {len(written)} images of {patients} patients, profile {chosen}, seed {seed}")
+
+
+def _paint_masks(folder: Path, path: Path, cases: int | None, seed: int) -> None:
+    """The first `cases` masks, or all."""
+    from adpfl.data.synthetic.ct_on_masks import write_painted  # noqa: PLC0415 - brings numpy and scipy
+    from adpfl.data.synthetic.kidney_masks import read_masks  # noqa: PLC0415
+
+    masks = read_masks(path)
+    if cases is not None and cases > len(masks):
+        raise ConfigError(f"--cases is {cases}; {path} holds {len(masks)} masks")
+    written = write_painted(folder, masks[:cases], seed=seed)
+    hospitals = len({case.source for case in written})
+    typer.echo(f"{folder}: {len(written)} images on real masks of {hospitals} hospitals, seed {seed}")
 
 
 def check(
@@ -62,8 +101,7 @@ def check(
     if site_column is not None and partition is None:
         raise ConfigError(f"--site-column is {site_column!r}; goes with --partition")
     found = survey(_finder(task), folder, with_masks=masks, table=partition, table_column=site_column)
-    console = Console()
-    if as_json or not console.is_terminal:
+    if as_json or not (console := Console()).is_terminal:
         _print_lines(found, workers)
     else:
         from adpfl.experiment.data_tables import print_survey  # noqa: PLC0415

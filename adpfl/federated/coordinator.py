@@ -16,12 +16,14 @@ so. An update counts once: later, repeated and contradicting ones get an answer 
 from functools import singledispatch
 
 from adpfl.errors import StateError
+from adpfl.federated.averaging import newest_share
 from adpfl.federated.records import ServerRound, TimelineEvent
 from adpfl.federated.run_events import (
     Action,
     Aggregate,
     AggregationDone,
     AggregationFailed,
+    Average,
     Contribution,
     Event,
     RoundClosed,
@@ -84,7 +86,7 @@ def task_for(state: RunState, name: str) -> Task:
     """
     site = state.site(name)
     if state.status == "finished":
-        return Task("finished", state.rounds_closed, state.model_digest)
+        return Task("finished", state.rounds_closed, state.published_digest)
     if state.status == "failed":
         return Task("failed", state.rounds_closed, detail=state.failure)
     current = state.open_round
@@ -238,6 +240,11 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
     current = state.open_round
     if current is None or not current.aggregating or event.round != current.round:
         return Transition(state)  # an answer from before a restart; the round was added up again
+    if (_average(state, current) is None) != (event.averaged_digest is None):
+        raise StateError(
+            f"round {event.round} of run {state.plan.run}: averaged_digest is {event.averaged_digest}; "
+            "must be given exactly where an average was asked for"
+        )
     contributed = {update.site for update in current.updates}
     missing = tuple(site.site for site in state.sites if site.site not in contributed)
     record = ServerRound(
@@ -248,10 +255,12 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
         missing=missing,
         base_digest=current.base_digest,
         result_digest=event.result_digest,
+        averaged_digest=event.averaged_digest,
     )
     changed = state.model_copy(
         update={
             "model_digest": event.result_digest,
+            "averaged_digest": event.averaged_digest,
             "rounds_closed": current.round,
             "open_round": None,
             "sites": tuple(
@@ -331,7 +340,17 @@ def _aggregate(state: RunState, current: OpenRound) -> Aggregate:
             Contribution(update.site, update.update_digest, share / total)
             for update, share in zip(current.updates, shares, strict=True)
         ),
+        average=_average(state, current),
     )
+
+
+def _average(state: RunState, current: OpenRound) -> Average | None:
+    """What the round's model is to be averaged with; None where the average is that model itself."""
+    averaging = state.plan.aggregation.averaging
+    if averaging is None:
+        return None
+    share = newest_share(averaging, current.round, rounds=state.plan.rounds)
+    return None if share == 1.0 else Average(state.published_digest, share)
 
 
 def _share(state: RunState, name: str) -> int:

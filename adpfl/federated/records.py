@@ -33,6 +33,8 @@ class ServerRound(FrozenModel):
     missing: tuple[Name, ...]
     base_digest: str
     result_digest: str | None
+    averaged_digest: str | None = None
+    """The average of the models so far, which the run publishes; None where it would be the newest model."""
 
 
 class ServerRunRecord(FrozenModel):
@@ -101,6 +103,8 @@ class EvaluationRecord(FrozenModel):
 
     round: int
     """0 is the initial model."""
+    weights: Literal["global", "averaged"] = "global"
+    """Whether the round's own model was scored, or the average of the models so far."""
     mean_dice: float | None
     """Mean over patients; a patient's cases and structures are averaged first. None of a classifier."""
     scores: tuple[CaseScore, ...]

@@ -77,10 +77,11 @@ class TimePassed:
 
 @dataclass(frozen=True, slots=True)
 class AggregationDone:
-    """The round's updates are added up and the new model is stored."""
+    """The round's updates are added up and the new model is stored, and the average that was asked for."""
 
     round: int
     result_digest: str
+    averaged_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +126,24 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Average:
+    """Move the average of the models so far towards the newest one, which has `newest_share` of it."""
+
+    previous_digest: str
+    newest_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Add these updates to the base model, in this order, and report `AggregationDone`."""
+    """Add these updates to the base model, in this order, average, and report `AggregationDone`.
+
+    `adpfl.federated.round_models.make_models` does all of it.
+    """
 
     round: int
     base_digest: str
     contributions: tuple[Contribution, ...]
+    average: Average | None = None
 
 
 @dataclass(frozen=True, slots=True)

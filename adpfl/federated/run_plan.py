@@ -2,14 +2,25 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.data.grid import Grid
+from adpfl.federated.averaging import Averaging, TailAveraging
+from adpfl.federated.warm_start import WarmStart
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
+
+_LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
+    (("spacing_mm",), None),
+    (("warm_start",), None),
+    (("local", "augmentations_per_record"), 1),
+    (("aggregation", "averaging"), None),
+    (("network", "trainable"), "all"),
+)
+"""Path and default of each key that the first plans did not have."""
 
 
 class CohortPlan(FrozenModel):
@@ -37,6 +48,8 @@ class AggregationPlan(FrozenModel):
     strategy: Literal["fedavg"] = "fedavg"
     weights: Literal["uniform", "patients"] = "uniform"
     """`patients`: each site counts by its declared, public number of training patients."""
+    averaging: Averaging | None = None
+    """What a run publishes: an average of its global models over the rounds; None publishes the last one."""
 
 
 class RunPlan(FrozenModel):
@@ -62,6 +75,8 @@ class RunPlan(FrozenModel):
     privacy: PrivacyPlan
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Governs initialisation and augmentation only; never noise, never sampling."""
+    warm_start: WarmStart | None = None
+    """Trained weights to start from; None starts from random ones that `seed` gives."""
 
     @property
     def arm(self) -> Literal["fl", "dp-fl", "adp-fl", "rigorous"]:
@@ -87,6 +102,15 @@ class RunPlan(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _tail_of_this_run(self) -> "RunPlan":
+        averaging = self.aggregation.averaging
+        if isinstance(averaging, TailAveraging) and averaging.rounds > self.rounds:
+            raise ValueError(
+                f"aggregation.averaging.rounds is {averaging.rounds}; must be at most rounds, {self.rounds}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _calibrated_to_this_length(self) -> "RunPlan":
         if isinstance(self.privacy, RigorousPrivacy) and self.privacy.target_epsilon is not None:
             steps = self.rounds * self.local.steps
@@ -100,11 +124,15 @@ class RunPlan(FrozenModel):
     def canonical_json(self) -> bytes:
         """The plan as sorted, compact UTF-8 JSON: the same plan always gives the same bytes.
 
-        An absent `spacing_mm` is left out, so that plans older than the key keep their digest.
+        A later key at its default is left out, so that plans older than the key keep their digest.
         """
         document = self.model_dump(mode="json")
-        if document["spacing_mm"] is None:
-            del document["spacing_mm"]
+        for (*sections, key), default in _LATER_KEYS:
+            place = document
+            for section in sections:
+                place = place[section]
+            if place[key] == default:
+                del place[key]
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     def digest(self) -> str:

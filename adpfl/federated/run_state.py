@@ -76,7 +76,9 @@ class RunState(FrozenModel):
     sites: tuple[SiteState, ...]
     """In the order of the cohort."""
     model_digest: Digest
-    """The newest global model."""
+    """The newest global model: what the next round trains from."""
+    averaged_digest: Digest | None = None
+    """The average of the global models so far; None where the plan has none, or it would be the newest."""
     rounds_closed: int = 0
     open_round: OpenRound | None = None
     failure: str = ""
@@ -91,6 +93,11 @@ class RunState(FrozenModel):
             if state.site == name:
                 return state
         raise StateError(f"run {self.plan.run} does not name site {name}")
+
+    @property
+    def published_digest(self) -> str:
+        """The model that the run gives out for use: the average where there is one, else the newest."""
+        return self.averaged_digest or self.model_digest
 
     @property
     def over(self) -> bool:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from adpfl.config import parse
 from adpfl.errors import AdpflError, ConfigError, IntegrityError, StateError
 from adpfl.federated.run_plan import RunPlan
+from adpfl.federated.warm_start import PRETRAINED_KEY
 from adpfl.learning.networks import (
     TensorLayout,
     build,
     check_weights,
     parameter_layout,
     size_divisor,
+    weight_layout,
     weights_of,
 )
 from adpfl.tasks.registry import get_task
@@ -65,7 +67,12 @@ def build_network(plan: RunPlan, task: Task) -> nn.Module:
 
 
 def model_layout(plan: RunPlan, task: Task) -> tuple[TensorLayout, ...]:
-    """Names and shapes of the plan's model, for size checks, manifests and the engine's dimension."""
+    """Names and shapes of the plan's whole model, for size checks, manifests and weights files."""
+    return weight_layout(build_network(plan, task))
+
+
+def update_layout(plan: RunPlan, task: Task) -> tuple[TensorLayout, ...]:
+    """Names and shapes of what an update holds: the trainable tensors. Their sizes add up to its D."""
     return parameter_layout(build_network(plan, task))
 
 
@@ -80,20 +87,34 @@ def write_initial_model(plan: RunPlan, path: Path) -> None:
     save_weights(path, weights_of(build_network(plan, task)), plan=plan)
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], *, plan: RunPlan) -> None:
+def save_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    plan: RunPlan,
+    pretrained: Mapping[str, object] | None = None,
+) -> None:
     """Write weights as safetensors: whole and durable under its name, or not at all.
 
     The metadata's key `adpfl` holds task, architecture, size and seed as sorted JSON.
 
+    Args:
+        path: the file.
+        weights: by tensor name.
+        plan: of the network and the task.
+        pretrained: JSON-able; what trained weights were trained on, which `adpfl.federated.warm_start` reads.
+
     Raises:
         StateError: the file cannot be written.
     """
-    described = {
+    described: dict[str, object] = {
         "architecture": plan.network.architecture,
         "seed": plan.seed,
         "size": plan.network.size,
         "task": plan.task,
     }
+    if pretrained is not None:
+        described[PRETRAINED_KEY] = dict(pretrained)
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     payload = save(tensors, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
     try:

@@ -18,15 +18,20 @@ from adpfl.errors import AdpflError
 from adpfl.federated.records import StepRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import build_network
-from adpfl.learning.networks import TensorLayout, load_into, parameter_layout, weights_of
+from adpfl.learning.networks import TensorLayout, dimension, load_into, parameter_layout, weights_of
 from adpfl.learning.per_sample import Method, UnitBatch, UnitGradients, choose_method, units_within
 from adpfl.learning.plan import LocalPlan
 from adpfl.learning.units import TrainingUnits
+from adpfl.learning.views import MeanOverViews
+from adpfl.privacy.clipping import GradientChunks
 from adpfl.privacy.engine import PrivacyEngine, ReleasedStep
 from adpfl.tasks.task import Task
 
 MEMORY_BYTES = 1024 * 2**20
 """Default bound on what per-unit gradients and the activations behind them hold at once."""
+
+
+_FLOAT_BYTES = 4
 
 
 class TrainingStoppedError(AdpflError):
@@ -42,8 +47,8 @@ class LocalUpdate:
     """What a site learned in one round.
 
     Attributes:
-        delta: new weights minus the round's base, float32, by tensor name in layout order. May leave the
-            site.
+        delta: new weights minus the round's base, float32, of every trainable tensor, by name in layout
+            order. May leave the site.
         steps: what happened in each step. Stays at the site: it holds raw norms and the number of sampled
             units.
     """
@@ -69,11 +74,11 @@ def local_update(
     A step whose sample is empty is released and charged like any other: it moves the weights by noise alone.
 
     Args:
-        base: the round's global weights, by tensor name.
+        base: the round's global weights, every tensor by name.
         plan: the run's.
         task: the plan's task.
         units: the site's training units.
-        engine: under a fresh key; its `dimension` is that of `model_layout(plan, task)`, its `unit_count`
+        engine: under a fresh key; its `dimension` is that of `update_layout(plan, task)`, its `unit_count`
             len(units).
         round_number: counts from 1.
         memory_bytes: bound on what per-unit gradients and the activations behind them hold at once.
@@ -97,16 +102,16 @@ def local_update(
             )
         if engine.needs_all_units(step):
             # Gradients of units outside the step's sample serve the private choice of C and nothing else.
-            everyone = units.batch(engine.participating, round_number=round_number, step=step)
-            engine.choose_threshold(step, gradients.of(everyone))
-        batch = units.batch(engine.sample(step), round_number=round_number, step=step)
-        released = engine.release(step, gradients.of(batch))
+            everyone = engine.participating
+            engine.choose_threshold(step, gradients.of(everyone, round_number=round_number, step=step))
+        sampled = engine.sample(step)
+        released = engine.release(step, gradients.of(sampled, round_number=round_number, step=step))
         descent.step(released.mean_gradient)
         records.append(_record(released, round_number, step))
         if progress is not None:
             progress(step + 1, plan.local.steps)
     trained = weights_of(model)
-    delta = {name: trained[name] - base[name] for name in trained}
+    delta = {tensor.name: trained[tensor.name] - base[tensor.name] for tensor in parameter_layout(model)}
     _check_finite(delta, round_number)
     return LocalUpdate(delta=delta, steps=tuple(records))
 
@@ -118,8 +123,11 @@ class _GradientSource:
         self, model: nn.Module, plan: RunPlan, task: Task, units: TrainingUnits, memory_bytes: int
     ) -> None:
         self._model = model
+        self._units = units
         self._loss = task.loss
+        self._views = plan.local.augmentations_per_record
         self._memory_bytes = memory_bytes
+        self._dimension = dimension(parameter_layout(model))
         self._chunk_units = units_within(
             memory_bytes // 2,
             model=model,
@@ -129,7 +137,25 @@ class _GradientSource:
         )
         self._method: Method | None = None
 
-    def of(self, batch: UnitBatch) -> UnitGradients:
+    def of(self, indices: NDArray[np.int64], *, round_number: int, step: int) -> GradientChunks:
+        """The gradients of the units at these positions, averaged over the step's views."""
+
+        def gradients(units: slice, view: int, keep_bytes: int = 0) -> UnitGradients:
+            batch = self._units.batch(indices[units], round_number=round_number, step=step, view=view)
+            return self._of_batch(batch, keep_bytes)
+
+        if self._views == 1:
+            return gradients(slice(None), 0, self._memory_bytes // 2)
+        kept_bytes = _FLOAT_BYTES * self._dimension * len(indices)
+        return MeanOverViews(
+            gradients,
+            views=self._views,
+            units=len(indices),
+            chunk_units=self._chunk_units,
+            keep=kept_bytes <= self._memory_bytes // 2,
+        )
+
+    def _of_batch(self, batch: UnitBatch, keep_bytes: int) -> UnitGradients:
         if self._method is None and len(batch) > 0:
             one_by_one = self._chunk_units == 1  # the loop is the faster way to take units one at a time
             self._method = "microbatch" if one_by_one else choose_method(self._model, self._loss, batch)
@@ -138,8 +164,8 @@ class _GradientSource:
             batch,
             self._loss,
             chunk_units=self._chunk_units,
-            keep_bytes=self._memory_bytes // 2,
-            method=self._method or "vmap",
+            keep_bytes=keep_bytes,
+            method=self._method or "layers",
         )
 
 

@@ -18,13 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adpfl.errors import ConfigError, ModelMismatchError
 from adpfl.learning.classifiers import PresenceNetwork, ResidualEncoder, SegResNetEncoder
 from adpfl.learning.plan import NetworkPlan
+from adpfl.learning.trainable import trainable_names
 
 Size = Literal["tiny", "small", "full"]
 
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """Name and shape of one trainable tensor."""
+    """Name and shape of one tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -111,8 +112,10 @@ def build(
 ) -> nn.Module:
     """Build a network; the same arguments give the same float32 weights, and no global generator is touched.
 
+    Tensors that the plan does not train are frozen: they require no gradient.
+
     Args:
-        plan: architecture and size.
+        plan: architecture, size and what is trainable.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: structures, one logit each.
@@ -120,7 +123,7 @@ def build(
         kind: of the answer.
 
     Raises:
-        ConfigError: `spatial_dims` is neither 2 nor 3.
+        ConfigError: `spatial_dims` is neither 2 nor 3, or what is to be trainable fits no tensor.
     """
     if spatial_dims not in {2, 3}:
         raise ConfigError(f"spatial_dims is {spatial_dims}; must be 2 or 3")
@@ -131,6 +134,9 @@ def build(
         else:
             model = _classifier(plan, spatial_dims, in_channels, out_channels)
     refuse_unsafe_layers(model)
+    trained = frozenset(trainable_names(plan, [name for name, _ in model.named_parameters()]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
     return model
 
 
@@ -183,6 +189,11 @@ def size_divisor(plan: NetworkPlan, *, spatial_dims: int) -> int:
     else:
         levels = len(_SEGRESNET_SHAPES[spatial_dims, plan.size].blocks_down)
     return 1 << (levels - 1)
+
+
+def weight_layout(model: nn.Module) -> tuple[TensorLayout, ...]:
+    """Every tensor in registration order, trainable or frozen: what a weights file holds."""
+    return tuple(TensorLayout(name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
 
 
 def parameter_layout(model: nn.Module) -> tuple[TensorLayout, ...]:
@@ -243,17 +254,15 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], *, source: str = 
     Raises:
         ModelMismatchError: as `check_weights`; the model is then unchanged.
     """
-    check_weights(weights, parameter_layout(model), source=source)
+    check_weights(weights, weight_layout(model), source=source)
     with torch.no_grad():
         for name, tensor in weights.items():
             model.get_parameter(name).copy_(tensor)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the trainable tensors, by name, in layout order."""
-    return {
-        tensor.name: model.get_parameter(tensor.name).detach().clone() for tensor in parameter_layout(model)
-    }
+    """Copies of every tensor, trainable or frozen, by name, in layout order."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def refuse_unsafe_layers(model: nn.Module) -> None:

@@ -3,9 +3,10 @@
 A unit is a patient with up to k records. Its gradient is that of the mean loss over the records present, so
 that clipping it once bounds what the patient contributes, however many images there are.
 
-Two ways give the same gradients: `vmap` differentiates a whole chunk at once (`torch.func.vmap` over `grad`
-over `functional_call`), and `microbatch` runs an ordinary backward pass for each unit. The loop is the oracle
-that tests compare with, and the fallback for a loss that `vmap` cannot take.
+Two ways give the same gradients: `layers` runs one forward and one backward pass over a whole chunk, in which
+every layer keeps its units apart (`adpfl.learning.unit_layers`), and `microbatch` runs an ordinary backward
+pass for each unit. The loop is the oracle that tests compare with, and the fallback for a network with a
+layer that the other way has no rule for.
 """
 
 import copy
@@ -17,15 +18,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from adpfl.learning.networks import TensorLayout, dimension, parameter_layout
+from adpfl.learning.unit_layers import UnitWeights, UnsupportedLayerError, channels_last
 
 UnitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (k, S, *size), masks (k, S, *size), present (k,)) of ONE unit -> scalar, the mean over the records
 present; `adpfl.tasks.task.Task.loss` is one."""
 
-Method = Literal["vmap", "microbatch"]
+Method = Literal["layers", "microbatch"]
 
 _FLOAT_BYTES = 4
 _SAVED_AND_TEMPORARY = 3
@@ -82,7 +83,7 @@ class UnitGradients:
         *,
         chunk_units: int,
         keep_bytes: int = 0,
-        method: Method = "vmap",
+        method: Method = "layers",
     ) -> None:
         if chunk_units < 1:
             raise ValueError(f"chunk_units is {chunk_units}; must be >= 1")
@@ -90,7 +91,7 @@ class UnitGradients:
         self._batch = batch
         self._loss = loss
         self._chunk_units = chunk_units
-        self._gradients = vmap_gradients if method == "vmap" else microbatch_gradients
+        self._gradients = layer_gradients if method == "layers" else microbatch_gradients
         total_bytes = len(batch) * dimension(parameter_layout(model)) * _FLOAT_BYTES
         self._keep = total_bytes <= keep_bytes
         self._kept: list[list[Tensor]] | None = None
@@ -109,17 +110,32 @@ class UnitGradients:
             self._kept = computed
 
 
-def vmap_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> list[Tensor]:
-    """Gradients of a non-empty batch's units, all at once; (B, *shape) for each trainable tensor."""
-    weights = {tensor.name: model.get_parameter(tensor.name).detach() for tensor in parameter_layout(model)}
+def layer_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> list[Tensor]:
+    """Gradients of a non-empty batch's units, in one pass; (B, *shape) for each trainable tensor.
 
-    def unit_loss(weights: dict[str, Tensor], images: Tensor, masks: Tensor, present: Tensor) -> Tensor:
-        return loss(functional_call(model, weights, (images,)), masks, present)
+    Raises:
+        UnsupportedLayerError: a layer has no rule.
+    """
+    batch = _without_lone_volume(batch)
+    units, records = batch.present.shape
+    weights = [model.get_parameter(tensor.name) for tensor in parameter_layout(model)]
+    with UnitWeights(weights, units) as unit_weights:
+        logits = model(channels_last(batch.images.flatten(0, 1)))
+    losses = map(loss, logits.unflatten(0, (units, records)), batch.masks, batch.present)
+    total = torch.stack(list(losses)).sum()
+    return list(torch.autograd.grad(total, unit_weights.copies))
 
-    gradients = vmap(grad(unit_loss), in_dims=(None, 0, 0, 0))(
-        weights, batch.images, batch.masks, batch.present
+
+def _without_lone_volume(batch: UnitBatch) -> UnitBatch:
+    """A single 3D record gets an absent one beside it: torch leaves oneDNN for loops that cost far more."""
+    if batch.images.ndim < 6 or batch.images.shape[:2] != (1, 1):
+        return batch
+    return UnitBatch(
+        *(
+            torch.cat([part, torch.zeros_like(part)], dim=1)
+            for part in (batch.images, batch.masks, batch.present)
+        )
     )
-    return [gradients[name].detach() for name in weights]
 
 
 def microbatch_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> list[Tensor]:
@@ -137,7 +153,7 @@ def microbatch_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> 
 
 
 def choose_method(model: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Method:
-    """`vmap` where it can take this loss and model, tried on one unit; else `microbatch`, with a warning.
+    """`layers` where every layer has a rule, tried on one unit; else `microbatch`, with a warning.
 
     Args:
         model: the network to train.
@@ -145,15 +161,11 @@ def choose_method(model: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Method:
         batch: at least one unit, of the shapes to come; zeros will do.
     """
     try:
-        vmap_gradients(model, batch[:1], loss)
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # what functorch raises for operations without a batching rule
-        reason = str(error).partition("\n")[0]
+        layer_gradients(model, batch[:1], loss)
+    except UnsupportedLayerError as reason:
         warnings.warn(f"per-unit gradients fall back to one backward pass a unit: {reason}", stacklevel=2)
         return "microbatch"
-    return "vmap"
+    return "layers"
 
 
 def units_within(

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, StringConstraints, model_validator
 
 from adpfl.config import FrozenModel
+
+TensorPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?-]{1,256}$")]
 
 
 class NetworkPlan(FrozenModel):
@@ -12,6 +14,11 @@ class NetworkPlan(FrozenModel):
 
     architecture: Literal["unet", "segresnet"] = "unet"
     size: Literal["tiny", "small", "full"] = "tiny"
+    trainable: Literal["all"] | Annotated[tuple[TensorPattern, ...], Field(min_length=1, max_length=64)] = (
+        "all"
+    )
+    """`all`, or groups (`head`, `norms`, `biases`) and patterns of tensor names; every other tensor is frozen
+    at its initial value. See `adpfl.learning.trainable`."""
 
 
 class LocalPlan(FrozenModel):
@@ -25,3 +32,15 @@ class LocalPlan(FrozenModel):
     records_per_unit: Annotated[int, Field(ge=1, le=64)] = 1
     """Images drawn from each patient in a step; their mean loss is what is differentiated."""
     augment: bool = True
+    augmentations_per_record: Annotated[int, Field(ge=1, le=64)] = 1
+    """Augmented views of each image drawn; their gradients are averaged before the clip, at no privacy cost.
+    Training time grows with them."""
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "LocalPlan":
+        if self.augmentations_per_record > 1 and not self.augment:
+            raise ValueError(
+                f"augmentations_per_record is {self.augmentations_per_record}; must be 1 where "
+                "augment is false"
+            )
+        return self

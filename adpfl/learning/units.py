@@ -70,13 +70,14 @@ class TrainingUnits:
         """k: the plan's, or the most that any unit has where that is fewer."""
         return self._records
 
-    def batch(self, indices: NDArray[np.int64], *, round_number: int, step: int) -> UnitBatch:
+    def batch(self, indices: NDArray[np.int64], *, round_number: int, step: int, view: int = 0) -> UnitBatch:
         """Load, draw, crop, augment and pad the units' records; the same arguments give the same tensors.
 
         Args:
             indices: (B,) positions of units in 0 .. len - 1; may be empty.
             round_number: counts from 1.
             step: within the round, from 0.
+            view: another view has the same records under another crop and augmentation; from 0.
 
         Raises:
             DataError: an image or mask cannot be read, or a crop has another shape than the plan's.
@@ -88,7 +89,10 @@ class TrainingUnits:
         present = torch.zeros(shape, dtype=torch.bool)
         for row, index in enumerate(indices.tolist()):
             generator = _generator(self._plan.seed, round_number, step, index)
-            for column, case in enumerate(self._draw(index, generator)):
+            drawn = self._draw(index, generator)
+            if view > 0:
+                generator = _generator(self._plan.seed, round_number, step, index, view)
+            for column, case in enumerate(drawn):
                 sample = self._task.crop(self._sample(case), grid, generator)
                 self._check_shape(case, sample)
                 if self._plan.local.augment:
@@ -135,7 +139,7 @@ class TrainingUnits:
                 )
 
 
-def _generator(seed: int, round_number: int, step: int, index: int) -> torch.Generator:
+def _generator(*key: int) -> torch.Generator:
     """Independent for every (seed, round, step, unit), so that no draw depends on who else was sampled."""
-    state = np.random.SeedSequence((seed, round_number, step, index)).generate_state(1, np.uint64)
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)

@@ -14,7 +14,8 @@ from typing import Any
 
 from adpfl.errors import IntegrityError, ModelMismatchError, ProtocolError
 from adpfl.federated.run_plan import RunPlan
-from adpfl.wire.chunks import ELEMENT_BYTES, Manifest, TensorSpec
+from adpfl.federated.warm_start import WarmStart, warm_start_of
+from adpfl.wire.chunks import DEFAULT_CHUNK_SIZE, ELEMENT_BYTES, Manifest, TensorSpec, sha256_hex
 
 METADATA_KEY = "adpfl"
 """One key that holds JSON; see `model_description`."""
@@ -75,9 +76,47 @@ def read_header(path: Path) -> WeightsHeader:
     return WeightsHeader(tensors, 8 + length, description)
 
 
-def model_description(manifest: Manifest, plan: RunPlan, *, round_number: int) -> dict[str, Any]:
-    """What adpfl writes about a global model: enough to use the file without the run that made it."""
+def read_manifest(path: Path, header: WeightsHeader) -> Manifest:
+    """The manifest under which a weights file travels; hashes the file, one chunk in memory at a time.
+
+    Raises:
+        IntegrityError: the file cannot be read.
+    """
+    digests = []
+    try:
+        with path.open("rb") as file:
+            file.seek(header.payload_offset)
+            while chunk := file.read(DEFAULT_CHUNK_SIZE):
+                digests.append(sha256_hex(chunk))
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return Manifest(tensors=header.tensors, chunk_size=DEFAULT_CHUNK_SIZE, chunk_digests=tuple(digests))
+
+
+def read_warm_start(path: Path) -> WarmStart:
+    """What a plan says of a weights file that a run starts from.
+
+    Raises:
+        IntegrityError: the file is absent, cut short or no safetensors file.
+        ModelMismatchError: a tensor is not float32.
+    """
+    header = read_header(path)
+    return warm_start_of(read_manifest(path, header).digest, header.description)
+
+
+def model_description(
+    manifest: Manifest, plan: RunPlan, *, round_number: int, averaged: bool = False
+) -> dict[str, Any]:
+    """What adpfl writes about a global model: enough to use the file without the run that made it.
+
+    Args:
+        manifest: the model's.
+        plan: of the run that made it.
+        round_number: whose result it is; 0 is the initial model.
+        averaged: whether it is the average of the models up to that round, and not the last of them.
+    """
     return {
+        "averaged": averaged,
         "chunk_size": manifest.chunk_size,
         "object_digest": manifest.digest,
         "plan": plan.model_dump(mode="json"),

@@ -3,12 +3,14 @@
 import threading
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 
 from adpfl.errors import RULES, ConfigError, IdentityError
 from adpfl.wire.messages import SiteActivity
 from adpfl.wire.receipts import CommitOutcome
+from adpfl.wire.safetensors_file import read_header
 from adpfl_client import round_work
 from adpfl_client.connection import Connection, StopRequestedError
 from adpfl_client.ledger_store import LedgerStore
@@ -351,3 +353,49 @@ def test_a_refusal_is_said_again_after_joining_again(open_agent, make_config, ma
         with pytest.raises(StopRequestedError):
             agent.work(until_finished=False)
     assert [beat.activity for beat in service.heartbeats] == [SiteActivity.REFUSED] * 3
+
+
+@pytest.mark.parametrize("averaging", [None, {"method": "ema", "decay": 0.9}])
+def test_the_record_says_whether_the_last_model_scored_is_an_average(
+    open_agent, make_config, make_plan, serve, averaging
+):
+    plan, config = make_plan(rounds=1, aggregation={"averaging": averaging}), make_config()
+    serve(plan)
+    with open_agent(config) as agent:
+        agent.work(until_finished=True)
+    record = read_record(config.state_dir / "runs" / "derm")
+    last = "global" if averaging is None else "averaged"
+    assert [(one.round, one.weights) for one in record.evaluations] == [(0, "global"), (1, last)]
+    path = config.state_dir / "models" / "derm" / "round-0001.safetensors"
+    assert read_header(path).description["averaged"] is (averaging is not None)
+
+
+def test_only_the_trainable_tensors_are_noised_and_sent(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    privacy = {
+        "mode": "rigorous",
+        "noise_multiplier": 2.0,
+        "threshold": {"method": "fixed", "clip_norm": 1.0},
+        "sampling": {"mode": "full"},
+    }
+    plan, config = make_plan(network={"trainable": ["head"]}, privacy=privacy), make_config(epsilon_cap=1e6)
+    service = serve(plan)
+    stored, first = type(service.base), service.base.arrays()
+
+    def add_up(self, commit):
+        update = stored(self.offered[commit.update_digest], self.received).arrays()
+        base = self.base.arrays()
+        self.base = stored.of({name: base[name] + update.get(name, 0) for name in base})
+        self.round += 1
+
+    monkeypatch.setattr(type(service), "_aggregate", add_up)
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "finished", outcome.summary
+    sent = [[tensor.name for tensor in manifest.tensors] for manifest in service.offered.values()]
+    assert sent == [["head.1.weight", "head.1.bias"]] * 2
+    assert service.pushed_bytes == 2 * 4 * 9
+    last = service.base.arrays()
+    moved = {name for name in first if not np.array_equal(first[name], last[name])}
+    assert moved == {"head.1.weight", "head.1.bias"}

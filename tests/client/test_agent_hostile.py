@@ -290,3 +290,24 @@ def test_a_run_created_while_another_is_under_way_is_noticed(open_agent, make_co
         outcomes = agent.work(until_finished=True)
     assert [(one.run, one.status) for one in outcomes] == [("second", "refused"), ("derm", "finished")]
     assert len(service.joins) == 2
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_warm_start_begins_with_the_weights_that_the_plan_names(
+    open_agent, make_config, make_plan, serve, same
+):
+    plan = make_plan(rounds=1)
+    service = serve(plan)
+    digest = service.base.manifest.digest if same else "0" * 64
+    start = {"model_digest": digest, "trained_on": "generated", "words": "a test"}
+    service.plan = type(plan).model_validate(plan.model_dump() | {"warm_start": start})
+    config = make_config()
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    if same:
+        assert outcome.status == "finished"
+    else:
+        assert outcome.status == "failed"
+        assert "round 1 of run derm starts from model" in outcome.summary
+        assert "the plan's warm_start.model_digest is 000000000000" in outcome.summary
+        assert not reservations(config), "nothing was spent on other weights"

@@ -144,6 +144,7 @@ def test_a_truncated_plain_file_is_named(tmp_path: Path, sound: bytes) -> None:
         (b"\x5c\x01\x00\x00" + b"\xff" * 400, "a/a.nii"),
         (b"anything", "a/a.mha"),
     ],
+    ids=["empty", "jpeg", "zip", "text", "header of nothing", "another format"],
 )
 def test_what_is_no_nifti_is_named(tmp_path: Path, content: bytes, name: str) -> None:
     path = broken(tmp_path, content, name)
@@ -155,8 +156,8 @@ def test_what_is_no_nifti_is_named(tmp_path: Path, content: bytes, name: str) ->
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"/gone\.nii\.gz does not exist"):
         read_header(tmp_path / "gone.nii.gz")
+    (tmp_path / "a.nii").mkdir()
     with pytest.raises(DataError, match=r"cannot be read: .*directory"):
-        (tmp_path / "a.nii").mkdir()
         read_volume(tmp_path / "a.nii")
 
 
@@ -222,8 +223,9 @@ def test_writing_says_what_is_wrong(tmp_path: Path, write_nifti: Writer) -> None
 
 
 def test_names() -> None:
-    assert is_volume(Path("a.nii")) and is_volume(Path("a.NII.GZ"))
-    assert not is_volume(Path("._a.nii.gz")) and not is_volume(Path("a.nii.txt"))
+    assert [is_volume(Path(name)) for name in ("a.nii", "a.NII.GZ", "._a.nii.gz", "a.nii.txt")] == [
+        *(True, True, False, False)
+    ]
     assert stem(Path("x/BRATS_001.nii.gz")) == stem(Path("BRATS_001.nii")) == "BRATS_001"
     assert by((2, 3)) == "2x3"
 

@@ -18,11 +18,16 @@ COMMANDS = [
     ["demo"],
     ["report"],
     ["kernels"],
+    ["compare"],
+    ["sweep"],
     ["epsilon"],
     ["calibrate"],
     ["audit"],
+    ["pretrain"],
+    ["utility"],
     ["data"],
     ["data", "generate"],
+    ["data", "check"],
 ]
 
 
@@ -41,7 +46,7 @@ def test_every_command_helps(command):
         assert "Example: adpfl" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "epsilon", "calibrate", "audit"])
+@pytest.mark.parametrize("command", ["demo", "compare", "sweep", "epsilon", "calibrate", "audit", "pretrain"])
 def test_help_brings_neither_torch_nor_matplotlib(command):
     program = (
         f"import sys; sys.argv = ['adpfl', '{command}', '--help']\n"
@@ -65,7 +70,7 @@ def test_kernels_say_which_backend():
 def test_data_generate(tmp_path):
     assert (
         "8 images"
-        in run("data", "generate", str(tmp_path / "clinic"), "--profile", "B", "--images", "8").stdout
+        in run("data", "generate", str(tmp_path / "clinic"), "--profile", "B", "--cases", "8").stdout
     )
     with pytest.raises(ConfigError, match="must be one of A, B, C, D"):
         run("data", "generate", str(tmp_path / "other"), "--profile", "Z")
@@ -97,7 +102,7 @@ def test_a_report_on_generated_images_says_so_where_asked(tmp_path, plan_of, ser
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("report", "nosuch"), "SERVER_FOLDER is nosuch; there is no such folder"),
+        (("report", "nosuch"), "FOLDER is nosuch; there is no such folder"),
         (("report", ".", "nosuch"), "SITE_FOLDERS is nosuch; there is no such folder"),
         (("data", "generate", "x", "--profile", "E"), "--profile is 'E'; must be one of"),
     ],

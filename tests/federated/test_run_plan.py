@@ -52,3 +52,36 @@ def test_a_spacing_is_part_of_what_a_site_approves() -> None:
 def test_a_spacing_that_cannot_be_is_refused(size: list[int], spacing: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan_of(image_size=size, spacing_mm=spacing)
+
+
+FIRST_CANONICAL_JSON = (
+    b'{"aggregation":{"strategy":"fedavg","weights":"uniform"},'
+    b'"cohort":{"quorum":1,"round_deadline_seconds":3600.0,"sites":["a"]},"image_size":[128,128],'
+    b'"local":{"augment":true,"fedprox_mu":0.0,"learning_rate":0.1,"momentum":0.0,"records_per_unit":1,'
+    b'"steps":1,"weight_decay":0.0},"network":{"architecture":"unet","size":"tiny"},'
+    b'"privacy":{"clip_norm":null,"mechanism":null,"mode":"none","noise_multiplier":null,'
+    b'"sampling":{"mode":"full","probability":1.0},"unit":"patient"},'
+    b'"rounds":1,"run":"old","seed":0,"task":"skin_lesion"}'
+)
+"""`DOCUMENT` as the first version of the software wrote it."""
+
+
+def test_a_plan_older_than_every_later_key_keeps_its_canonical_json() -> None:
+    assert plan_of().canonical_json() == FIRST_CANONICAL_JSON
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("local", "augmentations_per_record", 4),
+        ("aggregation", "averaging", {"method": "ema", "decay": 0.5}),
+        ("network", "trainable", ["head", "*.adn.N.*"]),
+    ],
+)
+def test_a_later_key_that_is_set_is_part_of_the_plan(section: str, key: str, value: object) -> None:
+    first = json.loads(FIRST_CANONICAL_JSON)
+    plan = plan_of(**{section: first[section] | {key: value}})
+    assert json.loads(plan.canonical_json())[section][key] == value
+    assert plan.digest() != plan_of().digest()
+    again = parse(json.loads(plan.canonical_json()), RunPlan, source="plan")
+    assert again.digest() == plan.digest()

@@ -11,9 +11,9 @@ from adpfl.learning.per_sample import (
     UnitBatch,
     UnitGradients,
     choose_method,
+    layer_gradients,
     microbatch_gradients,
     units_within,
-    vmap_gradients,
 )
 from adpfl.tasks.losses import dice_cross_entropy
 
@@ -46,22 +46,22 @@ def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 @pytest.mark.parametrize("spatial_dims", DIMENSIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_vmap_equals_the_loop(
+def test_one_pass_equals_the_loop(
     model_of: ModelOf, batch_of: BatchOf, architecture: str, spatial_dims: int
 ) -> None:
     model = model_of(architecture, spatial_dims, structures=2)
     batch = batch_of(3, 2, spatial_dims, structures=2)
     exact_model, exact_batch = in_double(model, batch)
     oracle = flat([microbatch_gradients(exact_model, exact_batch, dice_cross_entropy)])
-    assert_close(flat([vmap_gradients(exact_model, exact_batch, dice_cross_entropy)]), oracle, ROUNDING_64)
-    assert_close(flat([vmap_gradients(model, batch, dice_cross_entropy)]).double(), oracle, ROUNDING_32)
+    assert_close(flat([layer_gradients(exact_model, exact_batch, dice_cross_entropy)]), oracle, ROUNDING_64)
+    assert_close(flat([layer_gradients(model, batch, dice_cross_entropy)]).double(), oracle, ROUNDING_32)
     assert float(oracle.norm(dim=1).min()) > 0
     assert float((oracle[0] - oracle[1]).norm()) > ROUNDING_32 * float(oracle[0].norm())
 
 
 def test_a_units_gradient_is_the_mean_over_its_records(model_of: ModelOf, batch_of: BatchOf) -> None:
     model, batch = in_double(model_of("unet", 2), batch_of(3, 3, 2))
-    together = flat([vmap_gradients(model, batch, dice_cross_entropy)])
+    together = flat([layer_gradients(model, batch, dice_cross_entropy)])
     for unit in range(len(batch)):
         present = batch.present[unit]
         records = UnitBatch(
@@ -74,7 +74,7 @@ def test_a_units_gradient_is_the_mean_over_its_records(model_of: ModelOf, batch_
         assert_close(together[unit : unit + 1], apart.mean(dim=0, keepdim=True), ROUNDING_64)
 
 
-@pytest.mark.parametrize("method", ["vmap", "microbatch"])
+@pytest.mark.parametrize("method", ["layers", "microbatch"])
 def test_what_stands_in_absent_records_does_not_matter(
     model_of: ModelOf, batch_of: BatchOf, method: str
 ) -> None:
@@ -82,7 +82,7 @@ def test_what_stands_in_absent_records_does_not_matter(
     images, masks = batch.images.clone(), batch.masks.clone()
     images[~batch.present] = 7.0
     masks[~batch.present] = 1
-    gradients = vmap_gradients if method == "vmap" else microbatch_gradients
+    gradients = layer_gradients if method == "layers" else microbatch_gradients
     altered = gradients(model, UnitBatch(images, masks, batch.present), dice_cross_entropy)
     assert_close(flat([altered]), flat([gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
 
@@ -96,11 +96,11 @@ def test_chunk_size_changes_nothing_but_the_chunks(
     assert [len(chunk[0]) for chunk in chunks] == [
         min(chunk_units, 5 - start) for start in range(0, 5, chunk_units)
     ]
-    assert_close(flat(chunks), flat([vmap_gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
+    assert_close(flat(chunks), flat([layer_gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])
-@pytest.mark.parametrize("method", ["vmap", "microbatch"])
+@pytest.mark.parametrize("method", ["layers", "microbatch"])
 def test_a_second_iteration_gives_the_same_bits(
     model_of: ModelOf, batch_of: BatchOf, method: str, keep_bytes: int
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_broken_first_iteration_keeps_nothing(model_of: ModelOf, batch_of: Bat
     assert len(list(gradients)) == 3
 
 
-@pytest.mark.parametrize("method", ["vmap", "microbatch"])
+@pytest.mark.parametrize("method", ["layers", "microbatch"])
 def test_a_non_finite_unit_touches_no_other(model_of: ModelOf, batch_of: BatchOf, method: str) -> None:
     model, batch = model_of("unet", 2), batch_of(3, 1, 2)
     clean = flat(list(UnitGradients(model, batch, dice_cross_entropy, chunk_units=3, method=method)))
@@ -146,22 +146,35 @@ def test_an_empty_batch_has_no_chunks(model_of: ModelOf, batch_of: BatchOf) -> N
 def test_gradients_leave_no_trace_on_the_model(model_of: ModelOf, batch_of: BatchOf) -> None:
     model = model_of("unet", 2)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    for method in (vmap_gradients, microbatch_gradients):
+    for method in (layer_gradients, microbatch_gradients):
         gradients = method(model, batch_of(2, 1, 2), dice_cross_entropy)
         assert not any(tensor.requires_grad for tensor in gradients)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_a_loss_that_vmap_cannot_take_falls_back(model_of: ModelOf, batch_of: BatchOf) -> None:
+def test_a_loss_may_branch_on_its_values(model_of: ModelOf, batch_of: BatchOf) -> None:
     def branching(logits: Tensor, masks: Tensor, present: Tensor) -> Tensor:
         loss = dice_cross_entropy(logits, masks, present)
-        return loss if float(loss.detach()) > 0 else -loss
+        return loss if float(loss.detach()) < 0 else -loss
 
+    model, batch = in_double(model_of("unet", 2), batch_of(2, 1, 2))
+    together = flat([layer_gradients(model, batch, branching)])
+    assert_close(together, -flat([microbatch_gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
+
+
+def test_a_layer_without_a_rule_falls_back(model_of: ModelOf, batch_of: BatchOf) -> None:
     model, batch = model_of("unet", 2), batch_of(2, 1, 2)
-    assert choose_method(model, dice_cross_entropy, batch) == "vmap"
-    with pytest.warns(UserWarning, match="one backward pass a unit"):
-        assert choose_method(model, branching, batch) == "microbatch"
+    assert choose_method(model, dice_cross_entropy, batch) == "layers"
+    unknown = nn.Sequential(model, nn.PReLU())
+    with pytest.warns(UserWarning, match="one backward pass a unit: prelu has no rule"):
+        assert choose_method(unknown, dice_cross_entropy, batch) == "microbatch"
+
+
+def test_a_lone_volume_has_its_own_gradient(model_of: ModelOf, batch_of: BatchOf) -> None:
+    model, batch = in_double(model_of("segresnet", 3), batch_of(1, 1, 3))
+    alone = flat([layer_gradients(model, batch, dice_cross_entropy)])
+    assert_close(alone, flat([microbatch_gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
 
 
 def test_memory_budget_bounds_the_chunk(model_of: ModelOf) -> None:

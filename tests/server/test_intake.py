@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from adpfl.federated.coordinator import new_run
+from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import SiteJoined, SiteReady, TimePassed
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
@@ -100,9 +101,9 @@ def test_a_result_whose_chunks_are_gone_is_not_published(desk):
         desk.send(site, seed)
     result = desk.keep(9)
     desk.store.blobs.drop(result.chunk_digests[0])
-    assert not desk.book.close_round("demo", 1, result)
+    assert not desk.book.close_round("demo", 1, RoundModels(result))
     assert desk.book.states["demo"].rounds_closed == 0
-    assert desk.book.close_round("demo", 1, desk.keep(9))
+    assert desk.book.close_round("demo", 1, RoundModels(desk.keep(9)))
     assert desk.store.model_digest("demo", 1) == result.digest
 
 
@@ -116,7 +117,7 @@ def test_updates_of_another_history_are_refused_and_noted_in_every_round(desk):
             call("hospital3", stranger, base="ab" * 32)
         assert refusal.value.code is Code.FAILED_PRECONDITION
     desk.send("hospital3", 3)
-    desk.book.close_round("demo", 1, desk.keep(9))
+    desk.book.close_round("demo", 1, RoundModels(desk.keep(9)))
     with pytest.raises(CallRefusedError, match="another history"):
         desk.intake.commit("hospital3", CommitUpdateRequest("demo", 2, "ab" * 32, stranger.digest))
     assert desk.kinds().count("update_foreign") == 3

@@ -18,6 +18,7 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import RunStatus, SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome, verify_receipt
 from adpfl_server.storage import STORAGE_FAILURE
+from adpfl_server.weights import plan_of
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -162,7 +163,7 @@ def test_a_fetch_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, m
 def test_join_offers_the_plan_that_was_configured(running):
     answer = running.caller("hospital1").join()
     (offer,) = answer.runs
-    assert offer.plan_json == running.running[0].config.runs[0].plan.canonical_json()
+    assert offer.plan_json == plan_of(running.running[0].config.runs[0]).canonical_json()
     assert offer.status is RunStatus.WAITING
     assert len(answer.server_instance_id) == 32
 

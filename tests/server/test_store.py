@@ -7,6 +7,7 @@ import pytest
 
 from adpfl.errors import StateError
 from adpfl.federated.coordinator import new_run, step
+from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import (
     AggregationDone,
     SiteFellSilent,
@@ -89,7 +90,7 @@ def play_round(store, state, update, result, number):
         state = advance(store, state, UpdateArrived(site, number, state.model_digest, update.digest))
     state = advance(store, state, SiteJoined("hospital3", f"{number:032x}", 10))
     state = step(state, TimePassed(), 1e9).state
-    state = advance(store, state, AggregationDone(number, result.digest), result)
+    state = advance(store, state, AggregationDone(number, result.digest), RoundModels(result))
     store.drop_past("demo", number)
     return state
 

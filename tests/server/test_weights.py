@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from adpfl.errors import IntegrityError, ModelMismatchError
+from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
 from adpfl_server.blobs import BlobFolder
-from adpfl_server.weights import METADATA_KEY, check_description, export_weights, import_weights, read_header
+from adpfl_server.config import RunEntry
+from adpfl_server.weights import (
+    METADATA_KEY,
+    check_description,
+    export_weights,
+    import_weights,
+    plan_of,
+    read_header,
+)
 
 
 @pytest.fixture
@@ -102,3 +110,40 @@ def test_weights_of_another_plan_are_refused(tmp_path, consortium, changes, word
     else:
         with pytest.raises(ModelMismatchError, match=words):
             check_description(path, read_header(path), plan)
+
+
+@pytest.fixture
+def entry_of(tmp_path, consortium):
+    """An entry whose initial model says that it was trained on generated images."""
+    path = tmp_path / "warm.safetensors"
+    pretrained = {"trained_on": "generated", "words": "600 steps"}
+    content = {"task": "skin_lesion", "architecture": "unet", "size": "tiny", "pretrained": pretrained}
+    consortium.write_safetensors(path, consortium.weights(0), described(**content))
+
+    def make(**keys):
+        return RunEntry.model_validate(consortium.plan() | {"initial_model": path} | keys)
+
+    return make
+
+
+def test_the_plan_says_which_weights_a_run_starts_from(entry_of, tmp_path):
+    entry = entry_of()
+    plan = plan_of(entry)
+    imported = import_weights(entry.initial_model, BlobFolder(tmp_path / "blobs"))
+    assert plan.warm_start.model_digest == imported.digest, "else no site would find what it approved"
+    assert (plan.warm_start.trained_on, plan.warm_start.words) == ("generated", "600 steps")
+    assert plan.digest() != entry.plan.digest()
+    assert RunPlan.model_validate_json(plan.canonical_json()) == plan
+
+
+def test_a_warm_start_that_is_written_down_must_be_the_files(entry_of):
+    found = plan_of(entry_of()).warm_start.model_dump()
+    assert plan_of(entry_of(warm_start=found)).warm_start.words == "600 steps"
+    with pytest.raises(ConfigError, match="warm_start of run demo describes another file"):
+        plan_of(entry_of(warm_start=found | {"model_digest": "0" * 64}))
+    with pytest.raises(ConfigError, match="warm_start of run demo needs initial_model"):
+        plan_of(entry_of(warm_start=found, initial_model=None))
+
+
+def test_random_weights_are_no_warm_start(consortium):
+    assert plan_of(RunEntry.model_validate(consortium.plan())).warm_start is None

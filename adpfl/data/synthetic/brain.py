@@ -8,8 +8,9 @@ from adpfl.data.synthetic.lattice import Lattice, Volume, cover
 from adpfl.data.synthetic.mri_sites import MriProfile
 
 _LONG = 1e4
-_CORTEX_MM = 4.5
-_SULCUS_MM = 1.2
+_CORTEX_MM = 3.2
+_SULCUS_DEPTH_MM = 18.0
+_SULCUS_MM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ def draw_brain(lattice: Lattice, profile: MriProfile, rng: np.random.Generator) 
     soft = 0.5 * max(lattice.spacing_mm)
     inside = cover(depth, soft)
 
-    ribbon = _folds(lattice, np.minimum(cerebrum, z + 34.0), 11.0, rng)
-    ribbon = np.where(cerebellum > cerebrum, _folds(lattice, cerebellum, 6.0, rng), ribbon)
+    ribbon = _folds(lattice, np.minimum(cerebrum, z + 34.0), 8.5, rng)
+    ribbon = np.where(cerebellum > cerebrum, _folds(lattice, cerebellum, 5.0, rng), ribbon)
     ribbon = np.minimum(ribbon, np.maximum(-fissure, 0.0))
     ribbon = np.maximum(ribbon, np.minimum(2.0 * stem, 12.0))
     sulci = cover(_SULCUS_MM * (0.3 + 1.7 * atrophy) - ribbon, soft)
@@ -82,7 +83,7 @@ def draw_brain(lattice: Lattice, profile: MriProfile, rng: np.random.Generator) 
 def _folds(lattice: Lattice, depth: Volume, scale_mm: float, rng: np.random.Generator) -> Volume:
     """Distance in mm to the cortex's outer face: the surface, and sulci where smooth noise crosses zero."""
     crossing = np.abs(lattice.noise(rng, scale_mm)) * (0.8 * scale_mm)
-    face: Volume = np.minimum(depth, crossing + 1.1 * np.maximum(depth - 1.4 * scale_mm, 0.0))
+    face: Volume = np.minimum(depth, crossing + 1.1 * np.maximum(depth - _SULCUS_DEPTH_MM, 0.0))
     return face
 
 

@@ -82,9 +82,9 @@ _A = CtProfile(
     fat_mm=(8.0, 20.0),
     kidney_scale=(0.95, 1.1),
     tumors=0.2,
-    tumor_radius_mm=(16.0, 32.0),
-    uptake=(0.55, 0.8),
-    mottling_hu=28.0,
+    tumor_radius_mm=(18.0, 34.0),
+    uptake=(0.2, 0.42),
+    mottling_hu=16.0,
     necrosis=0.5,
     exophytic=(0.3, 0.9),
     cysts=0.6,
@@ -104,12 +104,12 @@ _B = CtProfile(
     fat_mm=(15.0, 32.0),
     kidney_scale=(0.9, 1.05),
     tumors=0.2,
-    tumor_radius_mm=(12.0, 26.0),
-    uptake=(0.15, 0.4),
+    tumor_radius_mm=(16.0, 30.0),
+    uptake=(0.25, 0.45),
     mottling_hu=8.0,
     necrosis=0.1,
     exophytic=(0.5, 1.0),
-    cysts=1.5,
+    cysts=1.3,
     cyst_hu=(0.0, 20.0),
     dilated_pelvis=0.15,
     slice_mm=5.0,
@@ -126,9 +126,9 @@ _C = CtProfile(
     fat_mm=(20.0, 45.0),
     kidney_scale=(0.9, 1.1),
     tumors=0.3,
-    tumor_radius_mm=(20.0, 42.0),
-    uptake=(0.85, 1.5),
-    mottling_hu=36.0,
+    tumor_radius_mm=(22.0, 42.0),
+    uptake=(1.3, 1.9),
+    mottling_hu=24.0,
     necrosis=0.85,
     exophytic=(0.2, 0.9),
     cysts=0.8,
@@ -148,13 +148,13 @@ _D = CtProfile(
     fat_mm=(5.0, 18.0),
     kidney_scale=(0.85, 1.0),
     tumors=0.1,
-    tumor_radius_mm=(12.0, 24.0),
-    uptake=(0.3, 0.6),
-    mottling_hu=12.0,
+    tumor_radius_mm=(16.0, 28.0),
+    uptake=(0.25, 0.5),
+    mottling_hu=10.0,
     necrosis=0.2,
     exophytic=(0.6, 1.2),
     cysts=1.2,
-    cyst_hu=(10.0, 60.0),
+    cyst_hu=(5.0, 30.0),
     dilated_pelvis=0.4,
     slice_mm=2.5,
     pixel=1.0,
@@ -166,9 +166,9 @@ _D = CtProfile(
 )
 
 PROFILES: Mapping[str, CtProfile] = MappingProxyType({"A": _A, "B": _B, "C": _C, "D": _D})
-"""A: corticomedullary phase, mottled tumours of middling brightness. B: nephrographic phase, thick smooth
-slices, dark even tumours among many cysts. C: early and noisy scans, large bright tumours dead inside.
-D: excretory phase with glaring urine, small tumours that hang outside, cysts as dense as tumours."""
+"""A: corticomedullary phase, dark mottled tumours between bright cortex and darker medulla. B: nephrographic
+phase, thick smooth slices, even tumours among many cysts. C: early and noisy scans, large tumours brighter
+than the kidney and dead inside. D: excretory phase with glaring urine, faint tumours that hang outside."""
 
 
 def blend(first: CtProfile, second: CtProfile, share: float) -> CtProfile:

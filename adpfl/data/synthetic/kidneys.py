@@ -106,13 +106,15 @@ def kidneys_of_mask(
     """The kidneys and tumours of a real mask, with cysts of our own on them.
 
     Args:
-        lattice: what to draw on; the mask lies in its middle.
+        lattice: what to draw on; the mask lies in its middle, but 18 mm towards the back.
         labels: (slices, rows, columns), 1 kidney and 2 tumour, inferior, posterior and left growing.
         spacing_mm: of the mask, the same along all axes.
         profile: says how many cysts.
         rng: places them.
     """
-    mask = np.pad(labels, round(_HILUM_RADIUS / spacing_mm) + 1)
+    room = round(_HILUM_RADIUS / spacing_mm) + 1
+    front = room + 2 * round(_BEHIND_MIDDLE / spacing_mm)
+    mask = np.pad(labels, ((room, room), (front, room), (room, room)))
     slices, rows, columns = mask.shape
     grid = Lattice((slices, rows, columns), (spacing_mm, spacing_mm, spacing_mm))
     tumor, union = grid.signed_distance(mask == TUMOR), grid.signed_distance(mask > 0)

@@ -132,7 +132,8 @@ def write_hospital(
 
 def is_generated(case: Case) -> bool:
     """Whether a case came from this module, also after its files were copied, linked or dealt out."""
-    return is_marked(case.image / f"{case.image.name}-{CHANNELS[0]}.nii.gz")
+    first = case.image / f"{case.image.name}-{CHANNELS[0]}.nii.gz"
+    return first.is_file() and is_marked(first)
 
 
 def examine(brain: Brain, glioma: Glioma, profile: MriProfile, rng: np.random.Generator) -> Study:

@@ -118,10 +118,10 @@ _C = MriProfile(
     atrophy=(0.1, 0.5),
     ventricles=(0.7, 1.2),
     white_spots=(0.0, 0.3),
-    whole_ml=(25.0, 80.0),
+    whole_ml=(40.0, 100.0),
     core=(0.45, 0.7),
-    rim_mm=(7.0, 14.0),
-    rim_gaps=0.05,
+    rim_mm=(5.0, 9.0),
+    rim_gaps=0.1,
     infiltration=0.3,
     annotator_offset_mm=-0.6,
 )

@@ -62,7 +62,7 @@ def gather(choices: DemoChoices) -> Hospitals:
             f"--data is {choices.data}, with {patients} patients; must have at least "
             f"{choices.sites * LEAST_PATIENTS}: {LEAST_PATIENTS} for each of --sites {choices.sites}"
         )
-    note = DataNote(synthetic=any(map(is_generated, cases)), patients_are=_patients_are(cases))
+    note = DataNote(synthetic=any(map(is_generated, cases)), patients_are=patients_are(cases))
     makeshift = unit_words(note)
     told = (
         f"{choices.sites} hospitals of {len(cases)} images of {patients} patients in all, no patient in two"
@@ -89,7 +89,7 @@ def furnish(hospitals: Hospitals, choices: DemoChoices, folder: DemoFolder) -> N
         write_clinic(folder.site_data(site), profile, images=choices.images, seed=seed)
 
 
-def _patients_are(cases: Sequence[Case]) -> PatientsAre:
+def patients_are(cases: Sequence[Case]) -> PatientsAre:
     """The weakest kind of grouping that stands for a patient anywhere in these cases."""
     bases = {case.patient_is for case in cases}
     if "image" in bases:

@@ -15,6 +15,20 @@ _MEANINGLESS_EPSILON: Final = 50.0
 """exp(50) is above 10^21: a bound on the odds that excludes nothing a person could observe."""
 
 
+_ACCEPTANCE: Final = (
+    "A site's agent refuses every run without a finite ε, unless the site's own policy holds an entry "
+    "accept_unbounded that names this run, a reason and the person who accepts it. Every site that trained "
+    "here holds one; neither the server nor the plan can set it. From then on the site's ledger marks the "
+    "data set as having no finite guarantee, and refuses later runs that promise one on the same patients "
+    "unless the policy says otherwise."
+)
+_SIMULATED: Final = (
+    "The run was simulated in one process, by whoever holds all the images, and no site's agent or ledger "
+    "stood in its way. At a real site the agent refuses such a run, unless the site's own policy holds an "
+    "entry accept_unbounded that names the run, a reason and the person who accepts it."
+)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """A box of plain words.
@@ -50,13 +64,24 @@ def verdict(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Verdict:
     return Verdict("a finite guarantee", grave=False)
 
 
-def explanation(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Explanation:
-    """The box beside the figures: what the honest epsilon of this run says about a patient."""
+def explanation(plan: RunPlan, sites: Sequence[SiteRunRecord], *, simulated: bool = False) -> Explanation:
+    """The box beside the figures: what the honest epsilon of this run says about a patient.
+
+    Args:
+        plan: of the run.
+        sites: the records that are at hand.
+        simulated: whether no site's agent stood between the plan and the patients, so that none refused.
+    """
+    acceptance = _SIMULATED if simulated else _ACCEPTANCE
     privacy = plan.privacy
     if isinstance(privacy, UnsafeNonePrivacy):
-        return _no_mechanism() if privacy.mechanism is None else _no_claim(privacy.mechanism)
+        return (
+            _no_mechanism(acceptance)
+            if privacy.mechanism is None
+            else _no_claim(privacy.mechanism, acceptance)
+        )
     if isinstance(privacy, PaperPrivacy) and privacy.threshold.method == "percentile":
-        return _percentile(privacy, with_figures=bool(sites))
+        return _percentile(privacy, acceptance, with_figures=bool(sites))
     worst = max((site.guarantee.epsilon for site in sites), default=None)
     if worst is None:
         return _kept_at_sites(privacy)
@@ -65,26 +90,26 @@ def explanation(plan: RunPlan, sites: Sequence[SiteRunRecord]) -> Explanation:
     return _finite(worst, privacy)
 
 
-def _no_mechanism() -> Explanation:
+def _no_mechanism(acceptance: str) -> Explanation:
     what = (
         "This arm neither clips nor adds noise. Images stay at their sites, but what a site sends is an "
         "exact function of its patients' images, and published attacks reconstruct images from such "
         "updates. It is the reference that the private arms are measured against, and unsafe for patients' "
         "data."
     )
-    return Explanation("No privacy mechanism: ε is infinite", (what, _acceptance()), grave=True)
+    return Explanation("No privacy mechanism: ε is infinite", (what, acceptance), grave=True)
 
 
-def _no_claim(mechanism: str) -> Explanation:
+def _no_claim(mechanism: str, acceptance: str) -> Explanation:
     what = (
         f"Each site runs {mechanism}, a mechanism of its own for which no accounting event was registered. "
         "It may add noise, but nobody has said what that noise is worth, so the run counts as one that shows "
         "everything."
     )
-    return Explanation("A mechanism without a claim: ε is infinite", (what, _acceptance()), grave=True)
+    return Explanation("A mechanism without a claim: ε is infinite", (what, acceptance), grave=True)
 
 
-def _percentile(privacy: PaperPrivacy, *, with_figures: bool) -> Explanation:
+def _percentile(privacy: PaperPrivacy, acceptance: str, *, with_figures: bool) -> Explanation:
     why = (
         "Each site sets its clipping threshold C to a percentile of its own patients' raw gradient norms "
         "and scales its noise to C. The threshold is then itself a measurement of the patients, and it "
@@ -101,18 +126,8 @@ def _percentile(privacy: PaperPrivacy, *, with_figures: bool) -> Explanation:
     )
     return Explanation(
         heading="No finite privacy guarantee: why the honest ε is infinite",
-        paragraphs=(why, figures, _acceptance()) if with_figures else (why, _acceptance()),
+        paragraphs=(why, figures, acceptance) if with_figures else (why, acceptance),
         grave=True,
-    )
-
-
-def _acceptance() -> str:
-    return (
-        "A site's agent refuses every run without a finite ε, unless the site's own policy holds an entry "
-        "accept_unbounded that names this run, a reason and the person who accepts it. Every site that "
-        "trained here holds one; neither the server nor the plan can set it. From then on the site's ledger "
-        "marks the data set as having no finite guarantee, and refuses later runs that promise one on the "
-        "same patients unless the policy says otherwise."
     )
 
 

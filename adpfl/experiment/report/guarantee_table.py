@@ -11,9 +11,9 @@ from adpfl.privacy.guarantee import Guarantee
 
 @dataclass(frozen=True)
 class GuaranteeRow:
-    """One site's privacy figures as they are shown."""
+    """One site's, or one arm's, privacy figures as they are shown."""
 
-    site: str
+    name: str
     position: int
     honest: str
     if_fixed: str
@@ -49,25 +49,30 @@ class PrivacyColumns:
 
 def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
     """Honest, hypothetical, nominal and aimed-at figures side by side, a row a site."""
-    return [
-        GuaranteeRow(
-            site=result.site,
-            position=result.position,
-            honest=at_most(guarantee.epsilon),
-            if_fixed=_if_fixed(guarantee),
-            nominal="none" if guarantee.nominal_epsilon is None else number(guarantee.nominal_epsilon),
-            target="none" if guarantee.target_epsilon is None else number(guarantee.target_epsilon),
-            delta=number(guarantee.delta, 2),
-            steps=str(guarantee.steps),
-        )
-        for result in results
-        for guarantee in (result.record.guarantee,)
-    ]
+    return [guarantee_row(result.site, result.position, result.record.guarantee) for result in results]
+
+
+def guarantee_row(name: str, position: int, guarantee: Guarantee) -> GuaranteeRow:
+    """One guarantee's figures side by side, under the name of whatever holds it."""
+    return GuaranteeRow(
+        name=name,
+        position=position,
+        honest=at_most(guarantee.epsilon),
+        if_fixed=_if_fixed(guarantee),
+        nominal="none" if guarantee.nominal_epsilon is None else number(guarantee.nominal_epsilon),
+        target="none" if guarantee.target_epsilon is None else number(guarantee.target_epsilon),
+        delta=number(guarantee.delta, 2),
+        steps=str(guarantee.steps),
+    )
 
 
 def privacy_columns(results: Sequence[SiteResult]) -> PrivacyColumns:
     """Columns that at least one site has a figure for."""
-    guarantees = [result.record.guarantee for result in results]
+    return columns_of([result.record.guarantee for result in results])
+
+
+def columns_of(guarantees: Sequence[Guarantee]) -> PrivacyColumns:
+    """Columns that at least one of the guarantees has a figure for."""
     return PrivacyColumns(
         nominal=any(guarantee.nominal_epsilon is not None for guarantee in guarantees),
         target=any(guarantee.target_epsilon is not None for guarantee in guarantees),

@@ -2,21 +2,17 @@
 
 import json
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-import adpfl
 from adpfl.evaluation.overlays import PREDICTION_COLOR, REFERENCE_COLOR
 from adpfl.experiment.report import data_words, mechanism_words, privacy_words, timeline_words, view, words
 from adpfl.experiment.report.explanation import explanation
 from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_columns
 from adpfl.experiment.report.next_steps import next_steps
-from adpfl.experiment.report.palette import DARK, LIGHT, css_variables, site_role
+from adpfl.experiment.report.palette import site_role
 from adpfl.experiment.report.record import JoinedRun
+from adpfl.experiment.report.rendering import css_color, rendered, write_text
 from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, metric_of, site_results
 
 
@@ -28,19 +24,12 @@ def render(run: JoinedRun, *, joined_by_owner: bool = False) -> str:
         joined_by_owner: whether the sites' folders were joined because one person owns them all, as in a
             demonstration.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["prose"] = words.prose
-    template = environment.from_string(_resource("report.html.j2"))
-    return template.render(**_context(run, joined_by_owner=joined_by_owner)) + "\n"
+    return rendered("report.html.j2", _context(run, joined_by_owner=joined_by_owner), css=("report.css",))
 
 
 def write_page(path: Path, run: JoinedRun, *, joined_by_owner: bool = False) -> None:
     """Write the page; the file appears whole or not at all."""
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(render(run, joined_by_owner=joined_by_owner), encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, render(run, joined_by_owner=joined_by_owner))
 
 
 def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
@@ -52,10 +41,6 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
     return {
         "title": words.title(server),
         "synthetic": data_words.SYNTHETIC if record.data_note.synthetic else None,
-        "version": adpfl.__version__,
-        "light": Markup(css_variables(LIGHT)),  # noqa: S704 - constants of this package
-        "dark": Markup(css_variables(DARK)),  # noqa: S704 - constants of this package
-        "css": Markup(_resource("report.css")),  # noqa: S704 - a file of this package
         "role": site_role,
         "fixed": view.fixed,
         "metric": metric_of(results),
@@ -81,8 +66,8 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "patients": view.chart("patients", results, any(r.final and r.final.dice for r in results)),
         "galleries": view.galleries(run),
         "reference_words": data_words.reference_words(record.data_note),
-        "reference_color": _css_color(REFERENCE_COLOR),
-        "prediction_color": _css_color(PREDICTION_COLOR),
+        "reference_color": css_color(REFERENCE_COLOR),
+        "prediction_color": css_color(PREDICTION_COLOR),
         "guarantees": guarantee_rows(results),
         "columns": privacy_columns(results),
         "explanation": explanation(plan, record.sites),
@@ -101,11 +86,3 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "sources": view.sources(record, joined_by_owner=joined_by_owner),
         "plan_json": json.dumps(plan.model_dump(mode="json"), indent=2, ensure_ascii=False),
     }
-
-
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _css_color(rgb: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -41,7 +41,7 @@ class Fact:
 
 
 def facts(guarantees: Sequence[tuple[str, Guarantee]], data_note: DataNote | None = None) -> tuple[Fact, ...]:
-    """The terms of the figures, told site by site only where sites differ."""
+    """The terms of the figures, told with the names that hold them only where those differ."""
     terms: dict[str, Callable[[Guarantee], str]] = {
         "Unit of privacy": lambda g: _unit(g.unit, data_note),
         "Neighbouring relation": lambda g: RELATIONS.get(g.neighboring_relation, g.neighboring_relation),
@@ -58,14 +58,18 @@ def facts(guarantees: Sequence[tuple[str, Guarantee]], data_note: DataNote | Non
     }
     rows: list[Fact] = []
     for term, tell in terms.items():
-        values = [(site, tell(guarantee)) for site, guarantee in guarantees]
-        distinct = {value for _, value in values}
-        if distinct == {""}:
+        holders: dict[str, list[str]] = {}
+        for name, guarantee in guarantees:
+            if value := tell(guarantee):
+                holders.setdefault(value, []).append(name)
+        if not holders:
             continue
-        if len(distinct) == 1:
-            rows.append(Fact(term, distinct.pop()))
+        if [len(names) for names in holders.values()] == [len(guarantees)]:
+            rows.append(Fact(term, *holders))
         else:
-            rows.append(Fact(term, "; ".join(f"{site}: {value}" for site, value in values)))
+            rows.append(
+                Fact(term, "; ".join(f"{joined(names)}: {value}" for value, names in holders.items()))
+            )
     return tuple(rows)
 
 

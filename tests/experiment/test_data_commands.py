@@ -1,0 +1,148 @@
+"""`adpfl data`: what it prints, and how it ends."""
+
+import io
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from adpfl.errors import ConfigError, DataError
+from adpfl.experiment import data_commands
+from adpfl.experiment.cli import app
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)], catch_exceptions=True)
+    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    error = None if isinstance(result.exception, SystemExit) else result.exception
+    return lines, error, result.stdout
+
+
+def write(path, array, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+@pytest.fixture
+def kidneys(tmp_path):
+    """Three sound cases."""
+    folder = tmp_path / "kits"
+    mask = np.zeros((5, 6, 7), np.uint8)
+    mask[1:3] = 1
+    mask[2, :2] = 2
+    for number in range(3):
+        image = np.random.default_rng(number).integers(-100, 200, mask.shape).astype(np.int16)
+        write(folder / f"case_0000{number}" / "imaging.nii.gz", image)
+        write(folder / f"case_0000{number}" / "segmentation.nii.gz", mask)
+    return folder
+
+
+def test_a_sound_folder_ends_well(kidneys, tmp_path):
+    (tmp_path / "sites.json").write_text(
+        json.dumps([{"case": f"case_0000{n}", "silo": n % 2} for n in range(3)])
+    )
+    lines, error, _ = run(
+        *("check", kidneys, "--task", "kidney_tumor", "--partition", tmp_path / "sites.json"),
+        *("--site-column", "silo"),
+    )
+    assert error is None
+    assert [line["event"] for line in lines] == ["case", "case", "case", "summary"]
+    assert lines[0]["structures"] == {"kidney": 0.07, "tumor": 0.014, "cyst": 0.0}
+    assert lines[0]["source"] == "silo-0"
+    assert lines[-1]["sites"] == {"silo-0": 2, "silo-1": 1}
+    assert lines[-1]["problems"] == 0
+
+
+def test_all_problems_are_listed_before_it_fails(kidneys):
+    (kidneys / "case_00000" / "segmentation.nii.gz").unlink()
+    write(kidneys / "case_00001" / "segmentation.nii.gz", np.full((5, 6, 7), 8, np.uint8))
+    path = kidneys / "case_00002" / "imaging.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    lines, error, _ = run("check", kidneys, "--task", "kidney_tumor")
+    told = [line["problem"] for line in lines if line["event"] == "problem"]
+    assert [problem.split("/")[0].split(":")[0] for problem in told] == [
+        "case_00000",
+        "case_00001",
+        "case_00002",
+    ]
+    assert [line["event"] for line in lines] == ["case"] * 3 + ["problem"] * 3 + ["summary"]
+    assert isinstance(error, DataError)
+    assert str(error) == f"{kidneys}: 3 problems"
+    assert error.exit_code == 1
+
+
+def test_images_alone_need_no_masks(kidneys):
+    for place in kidneys.iterdir():
+        (place / "segmentation.nii.gz").unlink()
+    lines, error, _ = run("check", kidneys, "--task", "kidney_tumor", "--no-masks")
+    assert error is None
+    assert lines[0]["structures"] is None
+
+
+def test_photographs(tmp_path):
+    folder = tmp_path / "isic"
+    for name in ("ISIC_1", "ISIC_2"):
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+        image = folder / "ISIC-2017_Training_Data" / f"{name}.png"
+        mask = folder / "ISIC-2017_Training_Part1_GroundTruth" / f"{name}_segmentation.png"
+        for path, array in ((image, pixels), (mask, pixels[..., 0] // 128 * 255)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    lines, error, _ = run("check", folder, "--task", "skin_lesion")
+    assert str(error) == f"{folder}: 1 problem"
+    assert lines[2]["problem"] == "ISIC_2 is the same image as ISIC_1 under another patient"
+    assert lines[-1]["least_size"] == [20, 30]
+
+
+def test_a_terminal_gets_a_table(kidneys, monkeypatch):
+    (kidneys / "case_00001" / "segmentation.nii.gz").unlink()
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr("rich.console.Console", lambda: terminal)
+    _, error, stdout = run("check", kidneys, "--task", "kidney_tumor")
+    assert isinstance(error, DataError)
+    assert stdout == ""
+    for words in (
+        "case_00000  7x6x5",
+        "kidney 0.1 ml, tumor 0.0 ml",
+        "kits23 (3)",
+        "wrong: case_00001/segmentation.nii.gz does not exist",
+    ):
+        assert words in shown.getvalue()
+
+
+def test_json_is_given_on_a_terminal_where_asked(kidneys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console", lambda: pytest.fail("no table was wanted"))
+    lines, _, _ = run("check", kidneys, "--task", "kidney_tumor", "--json")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("check", "x", "--task", "liver"), "--task is 'liver'; must be one of brain_tumor, kidney_tumor"),
+        (
+            ("check", "x", "--task", "skin_lesion", "--site-column", "silo"),
+            "--site-column is 'silo'; goes with --partition",
+        ),
+    ],
+)
+def test_a_message_names_what_was_typed(arguments, told):
+    _, error, _ = run(*arguments)
+    assert isinstance(error, ConfigError)
+    assert told in str(error)
+
+
+def test_an_absent_folder_is_named(tmp_path):
+    _, error, _ = run("check", tmp_path / "gone", "--task", "brain_tumor")
+    assert isinstance(error, DataError)
+    assert "gone: is no folder" in str(error)
+
+
+def test_examples_name_the_commands():
+    assert data_commands.CHECK_EXAMPLE.startswith("Example: adpfl data check ")
+    assert data_commands.GENERATE_EXAMPLE.startswith("Example: adpfl data generate ")
