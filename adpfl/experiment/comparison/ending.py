@@ -1,4 +1,4 @@
-"""What a comparison says when it ends: each arm's Dice or AUROC with both epsilons, the overhead, what went wrong."""
+"""What a comparison says when it ends: each arm's score with both epsilons, the overhead, what went wrong."""
 
 import json
 import statistics
