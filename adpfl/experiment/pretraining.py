@@ -48,12 +48,14 @@ class PretrainingOutcome:
     Attributes:
         words: what the file says of its weights.
         training_loss: mean over the last tenth of the steps.
-        held_out_dice: of a tenth of the patients, who were not trained on.
+        metric: Dice, or AUROC of a classifier.
+        held_out: its value on a tenth of the patients, who were not trained on; None where undefined.
     """
 
     words: str
     training_loss: float
-    held_out_dice: float
+    metric: str
+    held_out: float | None
 
 
 def generate_images(
@@ -149,7 +151,8 @@ def write_pretrained(
     return PretrainingOutcome(
         words=words,
         training_loss=statistics.fmean(pretrained.losses[-max(1, steps // 10) :]),
-        held_out_dice=scores.mean_dice,
+        metric=scores.metric,
+        held_out=scores.value,
     )
 
 

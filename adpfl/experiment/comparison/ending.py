@@ -18,8 +18,9 @@ from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 
 
 def mean_dice(run: JoinedRun) -> float:
-    """The final model's Dice: the mean over sites of their means over patients."""
-    return statistics.fmean(site.evaluations[-1].mean_dice for site in run.record.sites)
+    """The final model's Dice, or AUROC: the mean over the sites that have one."""
+    values = (site.evaluations[-1].value for site in run.record.sites)
+    return statistics.fmean(value for value in values if value is not None)
 
 
 def worst_guarantee(run: JoinedRun) -> Guarantee:
