@@ -6,15 +6,14 @@ plan, for every site to see.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from adpfl.data.case import Case
 from adpfl.data.partition import split_held_out
-from adpfl.data.synthetic.dermoscopy import is_generated, write_clinic
-from adpfl.data.synthetic.dermoscopy_sites import PROFILES
 from adpfl.errors import ConfigError, DataError
+from adpfl.experiment.comparison.task_settings import settings_of
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.evaluate import evaluate
 from adpfl.learning.initial_model import save_weights
@@ -23,7 +22,6 @@ from adpfl.tasks.registry import get_task
 from adpfl.tasks.task import Task
 
 HELD_OUT_FRACTION: Final = 0.1
-_GENERATED_TASK: Final = "skin_lesion"
 
 
 @dataclass(frozen=True)
@@ -74,22 +72,28 @@ def generate_images(
         ConfigError: the task has no generator, or a profile is unknown or named twice.
         DataError: the folder cannot be written.
     """
-    if task != _GENERATED_TASK:
-        raise ConfigError(f"--task is {task}; must be {_GENERATED_TASK} to generate images, or give --data")
+    settings, known = settings_of(task), get_task(task)
     for profile in profiles:
-        if profile not in PROFILES or profiles.count(profile) > 1:
+        if profile not in settings.profiles or profiles.count(profile) > 1:
             raise ConfigError(
-                f"--profiles is {','.join(profiles)!r}; must name each once, of: {', '.join(PROFILES)}"
+                f"--profiles is {','.join(profiles)!r}; must name each once, of: "
+                f"{', '.join(settings.profiles)}"
             )
     if cases < len(profiles):
         raise ConfigError(f"--cases is {cases}; must be at least one for each of {len(profiles)} profiles")
     found: list[Case] = []
     for place, profile in enumerate(profiles):
         share = cases // len(profiles) + (place < cases % len(profiles))
-        found += write_clinic(folder / profile, profile, images=share, seed=seed)
+        settings.generate(folder / profile, profile, share, seed)
+        found += [_named_apart(case, profile) for case in known.read(folder / profile)]
     plural = "profile" if len(profiles) == 1 else "profiles"
     words = f"{len(found)} generated images that show no person, {plural} {', '.join(profiles)}, seed {seed}"
     return PretrainingImages(tuple(found), "generated", words)
+
+
+def _named_apart(case: Case, profile: str) -> Case:
+    """The case under a name of its profile: two imaginary hospitals may number their patients alike."""
+    return replace(case, case=f"{profile}-{case.case}", patient=f"{profile}-{case.patient}")
 
 
 def read_images(folder: Path, task: Task, statement: str | None) -> PretrainingImages:
@@ -105,6 +109,7 @@ def read_images(folder: Path, task: Task, statement: str | None) -> PretrainingI
         DataError: the folder cannot be read.
     """
     cases = tuple(task.read(folder))
+    is_generated = settings_of(task.name).is_generated
     real = sum(not is_generated(case) for case in cases)
     if real == 0:
         words = f"{len(cases)} generated images that show no person, from a folder"
