@@ -1,8 +1,8 @@
 """What an unfinished cell goes on from: one safetensors file, replaced in one step after every round.
 
-The tensors are the global model, and the average of models and the server's moments where there are any; the metadata holds everything
-else as JSON. Secret keys are never in it: a cell that goes on draws its sampling and noise under fresh ones,
-as a restarted agent does.
+The tensors are the global model, and the average of models and the server's moments where there are any; the
+metadata holds everything else as JSON. Secret keys are never in it: a cell that goes on draws its sampling
+and noise under fresh ones, as a restarted agent does.
 """
 
 import json
