@@ -313,14 +313,26 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 @app.command()
 def status(
     context: typer.Context,
+    *,
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: every run.")] = None,
     config: ConfigOption = None,
-    as_json: JsonOption = False,  # noqa: FBT002 - a flag
+    as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again; JSON lines where there is no terminal.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks of --watch.")
+    ] = 2.0,
 ) -> None:
     """Tell where a run stands: rounds, sites, who is missing and why, and what happened last.
 
-    Example: adpfl-server status lesions-1
+    Example: adpfl-server status lesions-1 --watch
     """
+    if watch:
+        from adpfl_server.live_status import watch_status
+
+        watch_status(_load(config, context), run, every_seconds=every)
+        return
     from adpfl_server.overview import print_status
 
     print_status(_load(config, context), run, as_json=as_json)
@@ -329,17 +341,34 @@ def status(
 @app.command()
 def export(
     context: typer.Context,
+    *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The safetensors file to write.")
+    ] = None,
     config: ConfigOption = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="Write a folder that MONAI loads, and not a file."),
+    ] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, metavar="N", help="The model after this round, if kept.")
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The newest model, where a run averages too.")] = False,
+    averaged: Annotated[bool, typer.Option("--averaged", help="The average, or an error.")] = False,
 ) -> None:
-    """Write a run's newest global model as a safetensors file.
+    """Write a run's global model: what it publishes so far, or the one that the options name.
 
     Example: adpfl-server export lesions-1 lesions-1.safetensors
     """
-    from adpfl_server.overview import export_model
+    from adpfl.errors import ConfigError
+    from adpfl_server.export import chosen, export_model
 
-    typer.echo(export_model(_load(config, context), run, out))
+    path = bundle or out
+    if path is None or (bundle and out):
+        raise ConfigError("export needs OUT or --bundle DIR, and one of them alone")
+    choice = chosen(round_number=round_number, last=last, averaged=averaged)
+    typer.echo(export_model(_load(config, context), run, path, choice=choice, bundle=bundle is not None))
 
 
 def _named_config(context: typer.Context) -> "ServerConfig":

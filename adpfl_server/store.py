@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -231,6 +232,21 @@ class Store:
             "SELECT digest FROM run_models WHERE run = ? AND round = ?", (run, round_number)
         ).fetchone()
         return None if row is None else str(row["digest"])
+
+    def kept_models(self, run: str) -> dict[int, str]:
+        """The rounds whose model is still stored, with its digest; round 0 is the initial one."""
+        return self._kept("run_models", run)
+
+    def kept_averages(self, run: str) -> dict[int, str]:
+        """The rounds whose average is still stored, with its digest."""
+        return self._kept("averaged_models", run)
+
+    def _kept(self, table: Literal["run_models", "averaged_models"], run: str) -> dict[int, str]:
+        rows = self.connection.execute(
+            f"SELECT round, digest FROM {table} WHERE run = ? AND digest IN (SELECT digest FROM objects)",  # noqa: S608 - one of two names
+            (run,),
+        )
+        return {int(row["round"]): str(row["digest"]) for row in rows}
 
     def is_model(self, run: str, digest: str) -> bool:
         """Whether an object is one of the run's global models, or an average of them."""
