@@ -78,6 +78,7 @@ def serve(
 @app.command()
 def init(
     context: typer.Context,
+    *,
     config: ConfigOption = None,
     host: Annotated[
         list[str] | None,
@@ -87,21 +88,35 @@ def init(
         ),
     ] = None,
     consortium: Annotated[
-        str, typer.Option(metavar="NAME", help="Stands in every certificate.")
-    ] = "adpfl consortium",
+        str | None,
+        typer.Option(metavar="NAME", help="Stands in every certificate. Default: adpfl consortium."),
+    ] = None,
+    authority_certificate: Annotated[
+        Path | None,
+        typer.Option("--authority-certificate", metavar="FILE", help="Found it with an authority of yours."),
+    ] = None,
+    authority_key: Annotated[
+        Path | None, typer.Option("--authority-key", metavar="FILE", help="That authority's P-256 key.")
+    ] = None,
 ) -> None:
     """Make the consortium's certificate authority and the server's certificate.
 
-    Where there is no configuration yet, a commented one is written first. Keys are never overwritten.
+    Where there is no configuration yet, a commented one is written first. Keys are never overwritten. With
+    --authority-certificate and --authority-key the consortium is founded on an authority that you bring,
+    self-signed or an intermediate made for this purpose; both files are copied.
 
     Example: adpfl-server init --host fl.example.org
     """
     from datetime import UTC, datetime
 
     from adpfl.errors import AdpflError, ConfigError
-    from adpfl_server.pki import PKI_FOLDER, init_consortium
+    from adpfl_server.pki import PKI_FOLDER, init_consortium, read_authority
     from adpfl_server.starter import write_starter
 
+    if (authority_certificate is None) != (authority_key is None):
+        raise ConfigError("--authority-certificate and --authority-key go together; one of them is missing")
+    if authority_certificate is not None and consortium is not None:
+        raise ConfigError(f"--consortium is {consortium}; an authority of yours has its own organisation")
     path = _path(config, context)
     starting = not path.exists()
     if starting:
@@ -111,7 +126,13 @@ def init(
     try:
         settings = _load(config, context)
         hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
-        identity = init_consortium(settings.state_dir, consortium, hosts, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        founder = (
+            read_authority(authority_certificate, authority_key, now=now)
+            if authority_certificate and authority_key
+            else consortium or "adpfl consortium"
+        )
+        identity = init_consortium(settings.state_dir, founder, hosts, now=now)
     except AdpflError:
         if starting:
             path.unlink()  # a starter without keys would be half an initialisation
