@@ -6,6 +6,7 @@ from adpfl.errors import ConfigError
 
 MAIN_PORT = 7400
 ENROLLMENT_PORT = 7401
+METRICS_PORT = 7402
 
 _TEXT = """\
 # The aggregator's configuration. Paths are relative to this file.
@@ -24,6 +25,9 @@ public_enroll_address: "{host}:{enrollment}"
 
 # A site unheard for so long is not waited for: given a quorum, rounds close without it.
 site_silence_seconds: 120
+
+# Prometheus metrics: plain HTTP without authentication, so keep them on loopback or a management network.
+# metrics_listen: 127.0.0.1:{metrics}
 
 # The runs to serve. A run's plan never changes once it has started; a changed plan needs a new name.
 runs: []
@@ -66,7 +70,9 @@ def write_starter(path: Path, host: str) -> None:
         ConfigError: the file exists or cannot be written.
     """
     dialled = f"[{host}]" if ":" in host else host
-    text = _TEXT.format(name=path.name, host=dialled, main=MAIN_PORT, enrollment=ENROLLMENT_PORT)
+    text = _TEXT.format(
+        name=path.name, host=dialled, main=MAIN_PORT, enrollment=ENROLLMENT_PORT, metrics=METRICS_PORT
+    )
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""Service units and container files name commands, options, files and packages that exist; nothing is built."""
+"""Service units and container files name commands, options, files and packages that exist."""
 
 import configparser
 import importlib.util
