@@ -365,7 +365,7 @@ def export(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
     out: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="The safetensors file to write.")
+        Path | None, typer.Argument(metavar="OUT", help="The safetensors file to write.")
     ] = None,
     config: ConfigOption = None,
     bundle: Annotated[
