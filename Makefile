@@ -81,7 +81,7 @@ proto-check: dev ## Fail if the generated wire code differs from proto/
 	$(BIN)/python proto/generate.py --check
 
 .PHONY: bench
-bench: dev ## Run the benchmarks: 15 minutes, idle machine; Opacus joins after pip install '.[bench]'
+bench: dev ## Run the benchmarks (some 12 minutes on an idle machine; Opacus joins after pip install '.[bench]')
 	$(BIN)/python benchmarks/dp_release.py --parts
 	$(BIN)/python benchmarks/dp_step.py
 

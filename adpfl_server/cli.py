@@ -364,9 +364,7 @@ def export(
     context: typer.Context,
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
-    out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="The safetensors file to write.")
-    ] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The safetensors file to write.")] = None,
     config: ConfigOption = None,
     bundle: Annotated[
         Path | None,

@@ -263,7 +263,8 @@ def plot(results: list[tuple[int, int, list[Timing]]], path: Path) -> None:
         ]
         axes.plot(range(len(results)), ratios, marker="o", label=name)
     axes.axhline(1.0, color="grey", linewidth=1)
-    axes.set_xticks(range(len(results)), [f"B={units}\nD={size:.0e}" for units, size, _ in results])
+    names = [f"B={units}\nD={size:.0e}".replace("e+0", "e") for units, size, _ in results]
+    axes.set_xticks(range(len(results)), names, fontsize=7)
     axes.set_yscale("log")
     axes.set_ylabel("time / floor")
     axes.legend()

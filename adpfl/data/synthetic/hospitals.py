@@ -17,7 +17,8 @@ def write_hospital(task: str, folder: Path, profile: str, *, cases: int, seed: i
     """Write one hospital's data set in a layout that the task reads, in the generator's default size.
 
     Args:
-        task: skin_lesion, kidney_tumor or brain_tumor.
+        task: skin_lesion, kidney_tumor or brain_tumor, or one of their presence tasks, which read the same
+            images.
         folder: must not exist, or be empty.
         profile: A, B, C or D.
         cases: how many images.
@@ -30,9 +31,10 @@ def write_hospital(task: str, folder: Path, profile: str, *, cases: int, seed: i
         ConfigError: the task or the profile is unknown, or there are too few or too many cases.
         DataError: the folder is not empty or cannot be written.
     """
-    if task not in _WRITERS:
+    imaged = task.removesuffix("_presence")
+    if imaged not in _WRITERS:
         raise ConfigError(f"the task of synthetic images is {task!r}; must be one of {', '.join(_WRITERS)}")
-    return _WRITERS[task](folder, profile, cases, seed)
+    return _WRITERS[imaged](folder, profile, cases, seed)
 
 
 def is_generated(case: Case) -> bool:

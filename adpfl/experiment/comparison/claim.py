@@ -20,10 +20,13 @@ _MARKER_TEXT = "This folder was made by `adpfl compare` or `adpfl sweep`.\n"
 def claimed(root: Path) -> Iterator[ComparisonFolder]:
     """The folder, held against another command for as long as the block runs.
 
+    Where the block fails before it has written anything, what it made is removed.
+
     Raises:
         ConfigError: the folder holds what no comparison made, or another command is using it.
     """
     refuse_strangers(root)
+    existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with (root / MARKER).open("a", encoding="utf-8") as marker:
@@ -31,7 +34,12 @@ def claimed(root: Path) -> Iterator[ComparisonFolder]:
             marker.truncate(0)
             marker.write(_MARKER_TEXT)
             marker.flush()
-            yield ComparisonFolder(root.resolve())
+            try:
+                yield ComparisonFolder(root.resolve())
+            except BaseException:
+                if not existed and [path.name for path in root.iterdir()] == [MARKER]:
+                    shutil.rmtree(root)
+                raise
     except OSError as error:
         if error.filename is None:
             raise

@@ -17,6 +17,8 @@ from adpfl.experiment.comparison.progress import shown
 from adpfl.experiment.comparison.workers import Backend, Outcome, require_backend, run_cells
 from adpfl.experiment.report.comparison.page import write_comparison
 from adpfl.experiment.report.record import write_record
+from adpfl.learning.initial_model import model_layout
+from adpfl.tasks.registry import get_task
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,24 @@ def run_comparison(
 def _begin(
     folder: ComparisonFolder, choices: Choices, command: str, initial_model: Path | None
 ) -> ComparisonPlan:
-    """Write data and initial model, then the plan: a folder with a plan has the others."""
+    """Write data and initial model, then the plan: a folder with a plan has the others.
+
+    Raises:
+        ConfigError: the cells' plans do not fit the task; nothing was written.
+        DataError: the given data cannot be used.
+    """
+    shares = gather(choices)
+    cells = plan_cells(choices, tuple(share.site for share in shares))
+    model_layout(cells[0].plan, get_task(choices.task))  # refuses a size that does not fit the network
     if initial_model is not None:
         shutil.copyfile(initial_model, folder.initial_model)
-    shares = gather(choices)
-    data = furnish(shares, choices, folder)
     plan = ComparisonPlan(
         task=choices.task,
         command=command,
         options=choices.options(),
-        data=data,
+        data=furnish(shares, choices, folder),
         evaluate_every_rounds=choices.evaluate_every,
-        cells=plan_cells(choices, data.sites),
+        cells=cells,
     )
     write_record(folder.plan, plan)
     return plan

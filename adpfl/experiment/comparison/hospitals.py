@@ -6,11 +6,11 @@ from adpfl.data.case import Case
 from adpfl.data.deal import deal
 from adpfl.data.partition import split_held_out
 from adpfl.data.site_folder import write_site_folder
+from adpfl.data.synthetic.hospitals import PROFILES, is_generated, write_hospital
 from adpfl.errors import DataError
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.folder import ComparisonFolder
 from adpfl.experiment.comparison.plan import DataDescription
-from adpfl.experiment.comparison.task_settings import settings_of
 from adpfl.experiment.demo.hospitals import patients_are
 from adpfl.experiment.report.words import count
 from adpfl.tasks.registry import get_task
@@ -56,14 +56,14 @@ def furnish(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFolde
     Raises:
         DataError: a folder cannot be written, or has too few patients.
     """
-    settings = settings_of(choices.task)
     for place, share in enumerate(shares):
+        folder_of_site = folder.site_data(share.site)
         if share.cases:
-            write_site_folder(share.cases, folder.site_data(share.site))
+            write_site_folder(share.cases, folder_of_site)
             continue
-        profile = settings.profiles[place % len(settings.profiles)]
-        another = place // len(settings.profiles)  # a second hospital of a profile has other patients
-        settings.generate(folder.site_data(share.site), profile, choices.cases, choices.data_seed + another)
+        another, profile = divmod(place, len(PROFILES))  # a second hospital of a profile has other patients
+        seed = choices.data_seed + another
+        write_hospital(choices.task, folder_of_site, PROFILES[profile], cases=choices.cases, seed=seed)
     return describe(shares, choices, folder)
 
 
@@ -86,7 +86,7 @@ def describe(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFold
             if given
             else f"{count(len(shares), 'imaginary hospital')} of {choices.cases} generated cases each"
         ),
-        synthetic=not given or any(map(settings_of(choices.task).is_generated, everything)),
+        synthetic=not given or any(map(is_generated, everything)),
         patients_are=patients_are(everything),
         partition=_partition_words(choices),
         training_patients=training,

@@ -117,7 +117,10 @@ class SharedOptions:
     reading: Annotated[ReadingOption, typer.Option(help="How the nominal epsilon becomes noise.")] = (
         ReadingOption.MULTIPLIER
     )
-    clip_norm: Annotated[float | None, typer.Option(help="DP-FL's fixed C [by task].")] = None
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(help="DP-FL's fixed C [by task: mis-set, and the curve shows by how much]."),
+    ] = None
     percentile: Annotated[float | None, typer.Option(help="ADP-FL's percentile of the norms [by task].")] = (
         None
     )
@@ -125,8 +128,9 @@ class SharedOptions:
     delta: Annotated[float, typer.Option(help="At which honest epsilons are stated.")] = 1e-5
     unit: Annotated[UnitOption, typer.Option(help="Whose contribution is protected.")] = UnitOption.PATIENT
     evaluate_every: Annotated[
-        int, typer.Option(min=0, help="Rounds between two scorings; 0: the first and the last model alone.")
-    ] = 5
+        int | None,
+        typer.Option(min=0, help="Rounds between two scorings; 0: the first and last model alone [by task]."),
+    ] = None
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at once, a process each [as many as processors].")
     ] = None

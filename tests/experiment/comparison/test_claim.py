@@ -31,6 +31,20 @@ def test_a_second_command_on_the_same_folder_is_refused(tmp_path):
         pass
 
 
+def test_what_fails_before_it_begins_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), claimed(tmp_path / "out"):
+        raise RuntimeError
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_later_stays(tmp_path):
+    with claimed(tmp_path / "out") as folder:
+        folder.data.mkdir()
+    with pytest.raises(RuntimeError), claimed(tmp_path / "out"):
+        raise RuntimeError
+    assert folder.data.exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="--output is"), claimed(tmp_path / "file" / "out"):

@@ -178,6 +178,8 @@ def test_a_sweep_plans_the_points_of_every_axis(tmp_path):
         (("--task", "teeth"), "--task is 'teeth'"),
         (("--image-size", "big"), "--image-size is 'big'"),
         (("--percentile", "101"), "percentile is 101"),
+        (("--image-size", "20,20"), "image_size is [20, 20]; each entry must be a multiple of 8"),
+        (("--partition", "source"), "partition is source; goes with data"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(tmp_path, arguments, message):
@@ -185,6 +187,13 @@ def test_bad_options_are_one_line_and_write_nothing(tmp_path, arguments, message
     assert code == 2
     assert message in errors
     assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_cannot_be_read_fail_the_command_before_anything_is_written(tmp_path):
+    code, _, errors = finish(start("compare", "--data", "absent", output=tmp_path / "out"))
+    assert code == 1
+    assert errors.startswith("error: --data: absent")
     assert not (tmp_path / "out").exists()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from adpfl.federated.records import CaseScore, EvaluationRecord, SiteRunRecord
+from adpfl.federated.records import CaseScore, SiteRunRecord
 
 MetricKey = Literal["dice", "hd95", "assd", "surface_dice", "auroc"]
 
@@ -85,8 +85,8 @@ AUROC: Final = Metric(
     higher_is_better=True,
     is_distance=False,
     meaning=(
-        "chance that a held-out case with the finding is rated above one without it, 0.5 by guessing, 1 at "
-        "best; one figure a site, so there is none of a single patient"
+        "chance that a held-out crop that shows the structure is rated above one that does not, averaged "
+        "over structures; 0.5 by guessing, 1 at best; one figure a site, so there is none of a single patient"
     ),
 )
 
@@ -96,11 +96,11 @@ OVERLAP_AND_BOUNDARY: Final = (DICE, HD95, ASSD, SURFACE_DICE)
 def metrics_of(sites: Iterable[SiteRunRecord]) -> tuple[Metric, ...]:
     """The figures that these records hold, the leading one first.
 
-    AUROC alone where any evaluation has one (a classification task); otherwise Dice and whichever boundary
+    AUROC alone of a classification task, also where it is undefined; otherwise Dice and whichever boundary
     figures stand in the records.
     """
     evaluations = [site.evaluations[-1] for site in sites if site.evaluations]
-    if any(auroc_of(evaluation) is not None for evaluation in evaluations):
+    if any(evaluation.metric == "AUROC" for evaluation in evaluations):
         return (AUROC,)
     scores = [score for evaluation in evaluations for score in evaluation.scores]
     found = [
@@ -109,9 +109,3 @@ def metrics_of(sites: Iterable[SiteRunRecord]) -> tuple[Metric, ...]:
         if any(metric.of_case(score) is not None for score in scores)
     ]
     return (DICE, *found)
-
-
-def auroc_of(evaluation: EvaluationRecord) -> float | None:
-    """The site's AUROC, where the task classifies and both classes were held out."""
-    value: float | None = getattr(evaluation, "auroc", None)
-    return value
