@@ -181,7 +181,20 @@ _VERSION_4 = (
     """,
 )
 
-_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# The state of a run's server optimizer after its newest round.
+_VERSION_5 = (
+    """
+    CREATE TABLE server_moments (
+        run TEXT NOT NULL REFERENCES runs (run),
+        round INTEGER NOT NULL,
+        first_digest TEXT NOT NULL REFERENCES objects (digest),
+        second_digest TEXT NOT NULL REFERENCES objects (digest),
+        PRIMARY KEY (run, round)
+    ) STRICT
+    """,
+)
+
+_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """What each schema version adds to the one before."""
 SCHEMA_VERSION = len(_VERSIONS)
 

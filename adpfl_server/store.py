@@ -258,7 +258,7 @@ class Store:
         return row.fetchone() is not None
 
     def drop_past(self, run: str, rounds_closed: int) -> None:
-        """Forget the updates of closed rounds, and every model and average but the newest two.
+        """Forget the updates of closed rounds, every model and average but the newest two, and past moments.
 
         Chunks that any other object still names stay.
         """
@@ -266,10 +266,13 @@ class Store:
             rows = connection.execute(
                 "SELECT update_digest FROM offers WHERE run = :run AND round <= :closed UNION "
                 "SELECT digest FROM run_models WHERE run = :run AND round < :closed - 1 UNION "
-                "SELECT digest FROM averaged_models WHERE run = :run AND round < :closed - 1",
+                "SELECT digest FROM averaged_models WHERE run = :run AND round < :closed - 1 UNION "
+                "SELECT first_digest FROM server_moments WHERE run = :run AND round < :closed UNION "
+                "SELECT second_digest FROM server_moments WHERE run = :run AND round < :closed",
                 {"run": run, "closed": rounds_closed},
             ).fetchall()
             connection.execute("DELETE FROM offers WHERE run = ? AND round <= ?", (run, rounds_closed))
+            connection.execute("DELETE FROM server_moments WHERE run = ? AND round < ?", (run, rounds_closed))
             past = {str(row[0]) for row in rows} - self._objects_in_use()
             candidates = {digest for name in past for digest in self._chunks_of(name)}
             connection.executemany("DELETE FROM objects WHERE digest = ?", [(name,) for name in past])
@@ -284,7 +287,8 @@ class Store:
             "SELECT update_digest FROM offers UNION SELECT digest FROM run_models AS kept WHERE round >= "
             "(SELECT max(round) - 1 FROM run_models AS newest WHERE newest.run = kept.run) UNION "
             "SELECT digest FROM averaged_models AS kept WHERE round >= "
-            "(SELECT max(round) - 1 FROM averaged_models AS newest WHERE newest.run = kept.run)"
+            "(SELECT max(round) - 1 FROM averaged_models AS newest WHERE newest.run = kept.run) UNION "
+            "SELECT first_digest FROM server_moments UNION SELECT second_digest FROM server_moments"
         )
         return {str(row[0]) for row in rows}
 
@@ -446,6 +450,12 @@ def _insert_result(connection: sqlite3.Connection, run: str, round_number: int, 
     if result.averaged is not None:
         connection.execute(
             "INSERT INTO averaged_models VALUES (?, ?, ?)", (run, round_number, result.averaged.digest)
+        )
+    if result.moments is not None:
+        first, second = result.moments
+        connection.execute(
+            "INSERT INTO server_moments VALUES (?, ?, ?, ?)",
+            (run, round_number, first.digest, second.digest),
         )
 
 

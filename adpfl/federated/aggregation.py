@@ -1,24 +1,29 @@
-"""FedAvg over spooled chunks: the next model without ever holding an update.
+"""The next model from spooled chunks, without ever holding an update.
 
-new = base + sum_k w_k * update_k  with  sum_k w_k = 1     (McMahan et al. 2017, algorithm 1, on differences)
+fedavg:              new = base + sum_k w_k * update_k,  sum_k w_k = 1   (McMahan et al. 2017, algorithm 1)
+median, trimmed mean: new = base + the mean of the middle values, coordinate by coordinate (Yin et al. 2018)
+fedadam, fedyogi:    new = base + step(sum_k w_k * update_k)             (`server_optimizer`)
 
 An update holds the trainable tensors alone; every other coordinate of the base goes over to the new model bit
-by bit. The sum is made chunk by chunk of the base in double precision and rounded once to float32. Sites are
-added in the order given, so the same updates give the same bytes on every machine. Memory: a few chunks,
+by bit. Sums are made in double precision and rounded once to float32. Sites are added in the order given, so
+the same updates give the same bytes on every machine. Memory: a few chunks and, for ranks, `RANKED_BYTES`,
 whatever the number of sites.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from adpfl.errors import IntegrityError, ModelMismatchError
+from adpfl.errors import ModelMismatchError
+from adpfl.federated.chunk_ranges import Doubles, Values, checked_values, read_range, rounded
 from adpfl.learning.plan import NetworkPlan
 from adpfl.learning.trainable import trainable_names
 from adpfl.wire.chunks import ELEMENT_BYTES, FLOAT32, Manifest, TensorSpec, check_same_tensors
 
-_Values = np.ndarray[tuple[int], np.dtype[np.float32]]
+RANKED_BYTES: Final = 2**25
+"""Memory for the values that are ranked at a time, whatever the number of sites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,10 @@ class WeightedUpdate:
     site: str
     weight: float
     manifest: Manifest
+
+    def values(self, start: int, end: int, read: Callable[[str], bytes]) -> Values:
+        """Coordinates [start, end); no more of them than a chunk of the base holds."""
+        return read_range(self.manifest, f"the update of {self.site}", start, end, read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +71,10 @@ def aggregate(
     *,
     read: Callable[[str], bytes],
     write: Callable[[bytes], str],
+    trimmed: int | None = None,
+    step: Callable[[Doubles], Doubles] | None = None,
 ) -> Manifest:
-    """Add weighted updates to a model.
+    """Combine updates and add the result to a model.
 
     Args:
         base: the model that every update was made from.
@@ -71,6 +82,10 @@ def aggregate(
             or all of the base's, in its order.
         read: returns a chunk by its digest, verified.
         write: stores a chunk and returns its digest.
+        trimmed: None combines by the weights; else coordinate by coordinate, by the mean without so many of
+            the least and of the greatest values, and weights are not looked at.
+        step: what to add in the combined update's stead; called for each stretch of the updates' coordinates,
+            once, from the first to the last.
 
     Returns:
         The new model's manifest.
@@ -78,7 +93,8 @@ def aggregate(
     Raises:
         ModelMismatchError: an update's tensors are not the base model's, or not those of the others.
         IntegrityError: a chunk has the wrong size or a value that is not finite, in an update or in the
-        result. ValueError: no update, or weights that do not add up to one.
+            result.
+        ValueError: no update, weights that do not add up to one, or `trimmed` leaves no value.
     """
     if not updates:
         raise ValueError("updates is empty; a round needs at least one")
@@ -88,11 +104,27 @@ def aggregate(
     first = updates[0].manifest
     for update in updates[1:]:
         update.manifest.check_same_tensors(first)
+    if trimmed is not None and not 0 <= 2 * trimmed < len(updates):
+        raise ValueError(f"trimmed is {trimmed}; must leave some of {len(updates)} updates")
+
+    def add(values: Doubles, start: int) -> None:
+        """Move the base's values at the updates' coordinates from `start` on."""
+        if trimmed is None and step is None:
+            _add_weighted(values, updates, start, read)
+            return
+        combined = np.zeros(values.size)
+        if trimmed is None:
+            _add_weighted(combined, updates, start, read)
+        else:
+            _add_trimmed(combined, updates, trimmed, start, read)
+        values += combined if step is None else step(combined)
+
     stretches = _stretches(base, first)
-    digests = tuple(
-        _sum_chunk(base, updates, stretches, index, read, write) for index in range(len(base.chunk_digests))
-    )
-    return Manifest(tensors=base.tensors, chunk_size=base.chunk_size, chunk_digests=digests)
+    digests = []
+    for index, kept in enumerate(base.chunk_digests):
+        chunk = _next_chunk(base, stretches, index, read, add)
+        digests.append(kept if chunk is None else write(chunk))
+    return Manifest(tensors=base.tensors, chunk_size=base.chunk_size, chunk_digests=tuple(digests))
 
 
 def _stretches(base: Manifest, update: Manifest) -> tuple[_Stretch, ...]:
@@ -121,32 +153,36 @@ def _stretches(base: Manifest, update: Manifest) -> tuple[_Stretch, ...]:
     return tuple(found)
 
 
-def _sum_chunk(  # noqa: PLR0917 - reading and writing are the caller's, each of one chunk
+def _next_chunk(
     base: Manifest,
-    updates: Sequence[WeightedUpdate],
     stretches: Sequence[_Stretch],
     index: int,
     read: Callable[[str], bytes],
-    write: Callable[[bytes], str],
-) -> str:
+    add: Callable[[Doubles, int], None],
+) -> bytes | None:
+    """Chunk `index` of the new model; None where it is frozen, every coordinate of it."""
     size = base.chunk_bytes(index)
     first = index * (base.chunk_size // ELEMENT_BYTES)
     places = _places(stretches, first, first + size // ELEMENT_BYTES)
     if not places:
-        return base.chunk_digests[index]  # frozen, every coordinate of it
-    total = _values(read(base.chunk_digests[index]), size, "the base model", index).astype(np.float64)
+        return None
+    values = checked_values(read(base.chunk_digests[index]), size, "the base model", index)
+    total = values.astype(np.float64)
     start, end = places[0].update_start, places[-1].update_start + places[-1].elements
-    for update in updates:
-        values = _read_range(update, start, end, read)
-        for place in places:
-            into = slice(place.start, place.start + place.elements)
-            taken = slice(place.update_start - start, place.update_start - start + place.elements)
-            total[into] += update.weight * values[taken].astype(np.float64)
-    with np.errstate(over="ignore"):
-        result = total.astype(FLOAT32)
-    if not np.isfinite(result).all():
-        raise IntegrityError(f"the sum of chunk {index} leaves the range of float32")
-    return write(result.tobytes())
+    moved = np.empty(end - start)
+    cuts = [
+        (
+            slice(place.start, place.start + place.elements),
+            slice(place.update_start - start, place.update_start - start + place.elements),
+        )
+        for place in places
+    ]
+    for here, there in cuts:
+        moved[there] = total[here]
+    add(moved, start)
+    for here, there in cuts:
+        total[here] = moved[there]
+    return rounded(total, f"the sum of chunk {index}").tobytes()
 
 
 def _places(stretches: Sequence[_Stretch], first: int, end: int) -> list[_Stretch]:
@@ -160,22 +196,30 @@ def _places(stretches: Sequence[_Stretch], first: int, end: int) -> list[_Stretc
     return places
 
 
-def _read_range(update: WeightedUpdate, start: int, end: int, read: Callable[[str], bytes]) -> _Values:
-    """Coordinates [start, end) of an update; no more of them than a chunk holds."""
-    manifest = update.manifest
-    a_chunk = manifest.chunk_size // ELEMENT_BYTES
-    pieces = []
-    for index in range(start // a_chunk, (end - 1) // a_chunk + 1):
-        chunk = read(manifest.chunk_digests[index])
-        values = _values(chunk, manifest.chunk_bytes(index), f"the update of {update.site}", index)
-        pieces.append(values[max(0, start - index * a_chunk) : end - index * a_chunk])
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+def _add_weighted(
+    total: Doubles, updates: Sequence[WeightedUpdate], start: int, read: Callable[[str], bytes]
+) -> None:
+    for update in updates:
+        total += update.weight * update.values(start, start + total.size, read).astype(np.float64)
 
 
-def _values(chunk: bytes, size: int, what: str, index: int) -> _Values:
-    if len(chunk) != size:
-        raise IntegrityError(f"chunk {index} of {what} has {len(chunk)} bytes; must be {size}")
-    values = np.frombuffer(chunk, dtype=FLOAT32)
-    if not np.isfinite(values).all():
-        raise IntegrityError(f"chunk {index} of {what} has a value that is not finite")
-    return values
+def _add_trimmed(
+    total: Doubles, updates: Sequence[WeightedUpdate], trimmed: int, start: int, read: Callable[[str], bytes]
+) -> None:
+    """Add, coordinate by coordinate, the mean of what is left without the `trimmed` least and greatest.
+
+    All sites' values of a coordinate are needed at once: as many coordinates are taken at a time as fit into
+    `RANKED_BYTES`. With very many sites a chunk is then read more than once, since only whole chunks verify.
+    """
+    width = max(1, RANKED_BYTES // (ELEMENT_BYTES * len(updates)))
+    for low in range(0, total.size, width):
+        high = min(low + width, total.size)
+        ranked = np.empty((len(updates), high - low), FLOAT32)
+        for row, update in zip(ranked, updates, strict=True):
+            row[:] = update.values(start + low, start + high, read)
+        ranked.sort(axis=0)
+        kept = ranked[trimmed : len(updates) - trimmed]
+        middle = np.zeros(high - low)
+        for row in kept:
+            middle += row
+        total[low:high] += middle / len(kept)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from adpfl.config import FrozenModel
-from adpfl.errors import IntegrityError
+from adpfl.federated.chunk_ranges import checked_values
 from adpfl.wire.chunks import FLOAT32, Manifest
 
 
@@ -76,16 +76,7 @@ def average(
     digests = []
     for index, (old, new) in enumerate(zip(previous.chunk_digests, model.chunk_digests, strict=True)):
         size = model.chunk_bytes(index)
-        mean = _values(read(old), size, index)
-        mean += share * (_values(read(new), size, index) - mean)
+        mean = checked_values(read(old), size, "a model", index).astype(np.float64)
+        mean += share * (checked_values(read(new), size, "a model", index) - mean)
         digests.append(write(mean.astype(FLOAT32).tobytes()))
     return Manifest(tensors=model.tensors, chunk_size=model.chunk_size, chunk_digests=tuple(digests))
-
-
-def _values(chunk: bytes, size: int, index: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    if len(chunk) != size:
-        raise IntegrityError(f"chunk {index} of a model has {len(chunk)} bytes; must be {size}")
-    values = np.frombuffer(chunk, dtype=FLOAT32).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise IntegrityError(f"chunk {index} of a model has a value that is not finite")
-    return values

@@ -18,15 +18,12 @@ so. An update counts once: later, repeated and contradicting ones get an answer 
 from functools import singledispatch
 
 from adpfl.errors import StateError
-from adpfl.federated.averaging import newest_share
 from adpfl.federated.records import ServerRound, TimelineEvent
+from adpfl.federated.round_work import average_of, optimize_of, work_of
 from adpfl.federated.run_events import (
     Action,
-    Aggregate,
     AggregationDone,
     AggregationFailed,
-    Average,
-    Contribution,
     Event,
     RoundClosed,
     RunCancelled,
@@ -80,7 +77,7 @@ def step(state: RunState, event: Event, now: float) -> Transition:
 def actions_on_resume(state: RunState) -> tuple[Action, ...]:
     """What was under way when this state was stored and must be started again after a restart."""
     current = state.open_round
-    return (_aggregate(state, current),) if current is not None and current.aggregating else ()
+    return (work_of(state, current),) if current is not None and current.aggregating else ()
 
 
 def task_for(state: RunState, name: str) -> Task:
@@ -277,10 +274,16 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
     current = state.open_round
     if current is None or not current.aggregating or event.round != current.round:
         return Transition(state)  # an answer from before a restart; the round was added up again
-    if (_average(state, current) is None) != (event.averaged_digest is None):
+    if (average_of(state, current) is None) != (event.averaged_digest is None):
         raise StateError(
             f"round {event.round} of run {state.plan.run}: averaged_digest is {event.averaged_digest}; "
             "must be given exactly where an average was asked for"
+        )
+    optimize = optimize_of(state, current)
+    if (optimize is None) != (event.moments is None):
+        raise StateError(
+            f"round {event.round} of run {state.plan.run}: moments are {event.moments}; must be given "
+            "exactly where the server's optimizer was asked for"
         )
     contributed = {update.site for update in current.updates}
     missing = tuple(site.site for site in state.sites if site.site not in contributed)
@@ -293,11 +296,13 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
         base_digest=current.base_digest,
         result_digest=event.result_digest,
         averaged_digest=event.averaged_digest,
+        tau=None if optimize is None else optimize.rule.tau,
     )
     changed = state.model_copy(
         update={
             "model_digest": event.result_digest,
             "averaged_digest": event.averaged_digest,
+            "moments": event.moments,
             "rounds_closed": current.round,
             "open_round": None,
             "sites": tuple(
@@ -348,7 +353,7 @@ def _advance(state: RunState, now: float) -> Transition:
         return Transition(state)
     closing = current.model_copy(update={"aggregating": True})
     changed = state.model_copy(update={"open_round": closing})
-    return Transition(changed, (_aggregate(changed, closing), TasksChanged()))
+    return Transition(changed, (work_of(changed, closing), TasksChanged()))
 
 
 def _start(state: RunState, now: float) -> Transition:
@@ -377,36 +382,6 @@ def _steered(
 ) -> TimelineEvent:
     detail = f"by {event.by}" + (f": {event.reason}" if event.reason else "")
     return _entry(now, kind, round_number=_round(state), detail=detail)
-
-
-def _aggregate(state: RunState, current: OpenRound) -> Aggregate:
-    shares = [_share(state, update.site) for update in current.updates]
-    total = sum(shares)
-    return Aggregate(
-        round=current.round,
-        base_digest=current.base_digest,
-        contributions=tuple(
-            Contribution(update.site, update.update_digest, share / total)
-            for update, share in zip(current.updates, shares, strict=True)
-        ),
-        average=_average(state, current),
-    )
-
-
-def _average(state: RunState, current: OpenRound) -> Average | None:
-    """What the round's model is to be averaged with; None where the average is that model itself."""
-    averaging = state.plan.aggregation.averaging
-    if averaging is None:
-        return None
-    share = newest_share(averaging, current.round, rounds=state.plan.rounds)
-    return None if share == 1.0 else Average(state.published_digest, share)
-
-
-def _share(state: RunState, name: str) -> int:
-    if state.plan.aggregation.weights == "uniform":
-        return 1
-    # A site declares its patients when it joins, and only a site that joined can have an update.
-    return state.site(name).training_patients or 0
 
 
 def _with_update(state: RunState, event: UpdateArrived) -> RunState:

@@ -35,6 +35,8 @@ class ServerRound(FrozenModel):
     result_digest: str | None
     averaged_digest: str | None = None
     """The average of the models so far, which the run publishes; None where it would be the newest model."""
+    tau: float | None = None
+    """What the server's optimizer added to the root of the second moment; None without one."""
 
 
 class ServerRunRecord(FrozenModel):

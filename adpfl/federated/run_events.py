@@ -5,7 +5,8 @@ from enum import Enum
 from typing import Literal
 
 from adpfl.federated.records import ServerRound, TimelineEvent
-from adpfl.federated.run_state import RunState
+from adpfl.federated.run_state import Moments, RunState
+from adpfl.federated.server_optimizer import StepRule
 
 # --- events
 # --------------------------------------------------------------------------------------------------
@@ -101,11 +102,12 @@ class TimePassed:
 
 @dataclass(frozen=True, slots=True)
 class AggregationDone:
-    """The round's updates are added up and the new model is stored, and the average that was asked for."""
+    """The round's new model is stored, and with it the average and the moments that were asked for."""
 
     round: int
     result_digest: str
     averaged_digest: str | None = None
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,14 @@ class Average:
 
 
 @dataclass(frozen=True, slots=True)
+class Optimize:
+    """Step along the mean update by this rule, from these moments; None are zero."""
+
+    rule: StepRule
+    previous: Moments | None
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Add these updates to the base model, in this order, average, and report `AggregationDone`.
 
@@ -171,6 +181,10 @@ class Aggregate:
     base_digest: str
     contributions: tuple[Contribution, ...]
     average: Average | None = None
+    trimmed: int | None = None
+    """Values of each coordinate that are left out at each end; None takes the weighted mean."""
+    optimize: Optimize | None = None
+    """None adds the combined update as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from adpfl.config import FrozenModel, Name
 from adpfl.data.grid import Grid
-from adpfl.federated.averaging import Averaging, TailAveraging
+from adpfl.federated.aggregation_plan import AggregationPlan
+from adpfl.federated.averaging import TailAveraging
 from adpfl.federated.warm_start import WarmStart
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import PrivacyPlan, RigorousPrivacy, UnsafeNonePrivacy
@@ -18,6 +19,10 @@ _LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
     (("warm_start",), None),
     (("local", "augmentations_per_record"), 1),
     (("aggregation", "averaging"), None),
+    *(
+        (("aggregation", key), None)
+        for key in ("server_learning_rate", "beta1", "beta2", "tau", "trim_fraction")
+    ),
     (("network", "trainable"), "all"),
 )
 """Path and default of each key that the first plans did not have."""
@@ -40,16 +45,6 @@ class CohortPlan(FrozenModel):
                 f"quorum is {self.quorum}; must be at most the number of sites, {len(self.sites)}"
             )
         return self
-
-
-class AggregationPlan(FrozenModel):
-    """How updates become the next global model."""
-
-    strategy: Literal["fedavg"] = "fedavg"
-    weights: Literal["uniform", "patients"] = "uniform"
-    """`patients`: each site counts by its declared, public number of training patients."""
-    averaging: Averaging | None = None
-    """What a run publishes: an average of its global models over the rounds; None publishes the last one."""
 
 
 class RunPlan(FrozenModel):
@@ -107,6 +102,26 @@ class RunPlan(FrozenModel):
         if isinstance(averaging, TailAveraging) and averaging.rounds > self.rounds:
             raise ValueError(
                 f"aggregation.averaging.rounds is {averaging.rounds}; must be at most rounds, {self.rounds}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_of_this_run(self) -> "RunPlan":
+        rule, quorum = self.aggregation, self.cohort.quorum
+        if rule.strategy == "fedprox" and self.local.fedprox_mu == 0.0:
+            raise ValueError(
+                "local.fedprox_mu is 0.0; must be above 0 with aggregation.strategy fedprox, which is fedavg "
+                "without it"
+            )
+        if rule.trimmed(quorum) == 0:
+            least = (
+                "cohort.quorum must be at least 3"
+                if rule.strategy == "median"
+                else (f"aggregation.trim_fraction must be at least {1 / quorum:.4g}, one in {quorum}")
+            )
+            raise ValueError(
+                f"aggregation.strategy {rule.strategy} leaves nothing out of {quorum} updates, the quorum, "
+                f"and is then the plain mean; {least}"
             )
         return self
 

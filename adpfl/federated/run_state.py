@@ -50,6 +50,13 @@ class AcceptedUpdate(FrozenModel):
     update_digest: Digest
 
 
+class Moments(FrozenModel):
+    """The state of the server's optimizer, as objects."""
+
+    first_digest: Digest
+    second_digest: Digest
+
+
 class OpenRound(FrozenModel):
     """The round that collects updates, or whose updates are being added up."""
 
@@ -81,6 +88,8 @@ class RunState(FrozenModel):
     """The newest global model: what the next round trains from."""
     averaged_digest: Digest | None = None
     """The average of the global models so far; None where the plan has none, or it would be the newest."""
+    moments: Moments | None = None
+    """Of the server's optimizer after the last closed round; None where there is none, or they are zero."""
     rounds_closed: int = 0
     open_round: OpenRound | None = None
     failure: str = ""

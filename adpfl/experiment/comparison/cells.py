@@ -10,7 +10,8 @@ from adpfl.experiment.arms import Arm, privacy_of_arm
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.plan import CellPlan, Group
 from adpfl.experiment.comparison.recipes import recipes_for
-from adpfl.federated.run_plan import AggregationPlan, CohortPlan, RunPlan
+from adpfl.federated.aggregation_plan import AggregationPlan
+from adpfl.federated.run_plan import CohortPlan, RunPlan
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import FixedThreshold, PercentileThreshold, PrivacyPlan, Sampling
 

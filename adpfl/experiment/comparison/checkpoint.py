@@ -1,8 +1,8 @@
 """What an unfinished cell goes on from: one safetensors file, replaced in one step after every round.
 
-The tensors are the global model, and the average of models where there is one; the metadata holds everything
-else as JSON. Secret keys are never in it: a cell that goes on draws its sampling and noise under fresh ones,
-as a restarted agent does.
+The tensors are the global model, and the average of models and the server's moments where there are any; the
+metadata holds everything else as JSON. Secret keys are never in it: a cell that goes on draws its sampling
+and noise under fresh ones, as a restarted agent does.
 """
 
 import json
@@ -22,8 +22,8 @@ from adpfl.federated.run_state import RunState
 from adpfl.privacy.engine import EngineState
 
 _KEY = "adpfl"
-_AVERAGED = "averaged/"
-"""Before the names of the average's tensors; no network's tensor has a slash in its name."""
+_PARTS = ("averaged", "first_moment", "second_moment")
+"""Before the names of other tensors than the global model's, and a slash, which no network's tensor has."""
 
 
 class SiteCheckpoint(FrozenModel):
@@ -53,10 +53,23 @@ class Models:
     Attributes:
         newest: what the next round trains from, by tensor name.
         averaged: the average of the models so far; None where the plan has none.
+        first_moment: of the server's optimizer, its trainable tensors; None where the plan has none.
+        second_moment: likewise.
     """
 
     newest: dict[str, Tensor]
     averaged: dict[str, Tensor] | None = None
+    first_moment: dict[str, Tensor] | None = None
+    second_moment: dict[str, Tensor] | None = None
+
+    @property
+    def parts(self) -> dict[str, dict[str, Tensor] | None]:
+        """All but the newest model, by name."""
+        return {
+            "averaged": self.averaged,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+        }
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, models: Models) -> None:
@@ -65,8 +78,12 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, models: Models) -> None
     Raises:
         StateError: the disk refuses.
     """
-    averaged = {_AVERAGED + name: tensor for name, tensor in (models.averaged or {}).items()}
-    payload = save(models.newest | averaged, metadata={_KEY: checkpoint.model_dump_json()})
+    others = {
+        f"{part}/{name}": tensor
+        for part, weights in models.parts.items()
+        for name, tensor in (weights or {}).items()
+    }
+    payload = save(models.newest | others, metadata={_KEY: checkpoint.model_dump_json()})
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -96,8 +113,11 @@ def read_checkpoint(path: Path, *, plan_digest: str) -> tuple[Checkpoint, Models
         raise StateError(f"{path}: is no checkpoint of this version: {reason}; remove it") from error
     if checkpoint.state.plan.digest() != plan_digest:
         raise StateError(f"{path}: is of another plan; remove it, and the cell starts afresh")
-    averaged = {
-        name.removeprefix(_AVERAGED): tensor for name, tensor in weights.items() if name.startswith(_AVERAGED)
-    }
-    newest = {name: tensor for name, tensor in weights.items() if not name.startswith(_AVERAGED)}
-    return checkpoint, Models(newest, averaged or None)
+    newest = {name: tensor for name, tensor in weights.items() if "/" not in name}
+    parts = {part: _part(weights, f"{part}/") for part in _PARTS}
+    return checkpoint, Models(newest, **parts)
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
+    found = {name.removeprefix(prefix): one for name, one in weights.items() if name.startswith(prefix)}
+    return found or None

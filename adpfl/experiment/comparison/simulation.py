@@ -83,9 +83,8 @@ class Simulation:
             StateError: the models are not those that the coordinator's state names.
         """
         run = cls(sites, checkpoint.state, watch)
-        averaged = None if models.averaged is None else run._store.put(models.averaged)
-        named = (checkpoint.state.model_digest, checkpoint.state.averaged_digest)
-        if (run._store.put(models.newest), averaged) != named:
+        put = {part: weights and run._store.put(weights) for part, weights in models.parts.items()}
+        if run._store.put(models.newest) != checkpoint.state.model_digest or put != run._other_digests:
             raise StateError(f"run {run.plan.run}: the checkpoint's models are not those that it names")
         run._rounds = list(checkpoint.rounds)
         run._timeline = list(checkpoint.timeline)
@@ -103,12 +102,22 @@ class Simulation:
 
     @property
     def models(self) -> Models:
-        """The newest global model, and the average where there is one."""
-        averaged = self.state.averaged_digest
-        return Models(
-            self._store.weights(self.state.model_digest),
-            None if averaged is None else self._store.weights(averaged),
-        )
+        """The newest global model, and the average and the server's moments where there are any."""
+        others = {
+            part: None if digest is None else self._store.weights(digest)
+            for part, digest in self._other_digests.items()
+        }
+        return Models(self._store.weights(self.state.model_digest), **others)
+
+    @property
+    def _other_digests(self) -> dict[str, str | None]:
+        """Digests of the parts of `Models`, from the coordinator's state."""
+        moments = self.state.moments
+        return {
+            "averaged": self.state.averaged_digest,
+            "first_moment": None if moments is None else moments.first_digest,
+            "second_moment": None if moments is None else moments.second_digest,
+        }
 
     def play_round(self, should_stop: Callable[[], bool]) -> None:
         """Train every site that has a task, until the coordinator has closed the round or failed the run.

@@ -100,10 +100,8 @@ def _open(
         return Simulation.begin(cell.plan, sites, _first_weights(folder, cell.plan, task), watch)
     checkpoint, models = found
     layout = model_layout(cell.plan, task)
-    ordered = Models(
-        _in_order(models.newest, layout),
-        None if models.averaged is None else _in_order(models.averaged, layout),
-    )
+    parts = {part: weights and _in_order(weights, layout) for part, weights in models.parts.items()}
+    ordered = Models(_in_order(models.newest, layout), **parts)
     return Simulation.go_on(checkpoint, sites, ordered, watch)
 
 
@@ -117,7 +115,8 @@ def _first_weights(folder: ComparisonFolder, plan: RunPlan, task: Task) -> dict[
 
 
 def _in_order(weights: dict[str, Tensor], layout: Sequence[TensorLayout]) -> dict[str, Tensor]:
-    return {tensor.name: weights[tensor.name] for tensor in layout}
+    """Tensors in the network's order; the moments' are the trainable ones alone."""
+    return {tensor.name: weights[tensor.name] for tensor in layout if tensor.name in weights}
 
 
 def _conclude(run: Simulation, place: CellFolder, watch: Stopwatch, *, threads: int) -> CellTiming:

@@ -11,7 +11,8 @@ import yaml
 
 from adpfl.experiment.arms import Arm, privacy_of_arm
 from adpfl.experiment.demo.folder import DemoFolder
-from adpfl.federated.run_plan import AggregationPlan, CohortPlan, RunPlan
+from adpfl.federated.aggregation_plan import AggregationPlan
+from adpfl.federated.run_plan import CohortPlan, RunPlan
 from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import FixedThreshold, Reading, Sampling
 
