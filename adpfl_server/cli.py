@@ -78,6 +78,7 @@ def serve(
 @app.command()
 def init(
     context: typer.Context,
+    *,
     config: ConfigOption = None,
     host: Annotated[
         list[str] | None,
@@ -87,21 +88,35 @@ def init(
         ),
     ] = None,
     consortium: Annotated[
-        str, typer.Option(metavar="NAME", help="Stands in every certificate.")
-    ] = "adpfl consortium",
+        str | None,
+        typer.Option(metavar="NAME", help="Stands in every certificate. Default: adpfl consortium."),
+    ] = None,
+    authority_certificate: Annotated[
+        Path | None,
+        typer.Option("--authority-certificate", metavar="FILE", help="Found it with an authority of yours."),
+    ] = None,
+    authority_key: Annotated[
+        Path | None, typer.Option("--authority-key", metavar="FILE", help="That authority's P-256 key.")
+    ] = None,
 ) -> None:
     """Make the consortium's certificate authority and the server's certificate.
 
-    Where there is no configuration yet, a commented one is written first. Keys are never overwritten.
+    Where there is no configuration yet, a commented one is written first. Keys are never overwritten. With
+    --authority-certificate and --authority-key the consortium is founded on an authority that you bring,
+    self-signed or an intermediate made for this purpose; both files are copied.
 
     Example: adpfl-server init --host fl.example.org
     """
     from datetime import UTC, datetime
 
     from adpfl.errors import AdpflError, ConfigError
-    from adpfl_server.pki import PKI_FOLDER, init_consortium
+    from adpfl_server.pki import PKI_FOLDER, init_consortium, read_authority
     from adpfl_server.starter import write_starter
 
+    if (authority_certificate is None) != (authority_key is None):
+        raise ConfigError("--authority-certificate and --authority-key go together; one of them is missing")
+    if authority_certificate is not None and consortium is not None:
+        raise ConfigError(f"--consortium is {consortium}; an authority of yours has its own organisation")
     path = _path(config, context)
     starting = not path.exists()
     if starting:
@@ -111,7 +126,13 @@ def init(
     try:
         settings = _load(config, context)
         hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
-        identity = init_consortium(settings.state_dir, consortium, hosts, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        founder = (
+            read_authority(authority_certificate, authority_key, now=now)
+            if authority_certificate and authority_key
+            else consortium or "adpfl consortium"
+        )
+        identity = init_consortium(settings.state_dir, founder, hosts, now=now)
     except AdpflError:
         if starting:
             path.unlink()  # a starter without keys would be half an initialisation
@@ -313,14 +334,26 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 @app.command()
 def status(
     context: typer.Context,
+    *,
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: every run.")] = None,
     config: ConfigOption = None,
-    as_json: JsonOption = False,  # noqa: FBT002 - a flag
+    as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again; JSON lines where there is no terminal.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks of --watch.")
+    ] = 2.0,
 ) -> None:
     """Tell where a run stands: rounds, sites, who is missing and why, and what happened last.
 
-    Example: adpfl-server status lesions-1
+    Example: adpfl-server status lesions-1 --watch
     """
+    if watch:
+        from adpfl_server.live_status import watch_status
+
+        watch_status(_load(config, context), run, every_seconds=every)
+        return
     from adpfl_server.overview import print_status
 
     print_status(_load(config, context), run, as_json=as_json)
@@ -329,17 +362,32 @@ def status(
 @app.command()
 def export(
     context: typer.Context,
+    *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The safetensors file to write.")] = None,
     config: ConfigOption = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="Write a folder that MONAI loads, and not a file."),
+    ] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, metavar="N", help="The model after this round, if kept.")
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The newest model, where a run averages too.")] = False,
+    averaged: Annotated[bool, typer.Option("--averaged", help="The average, or an error.")] = False,
 ) -> None:
-    """Write a run's newest global model as a safetensors file.
+    """Write a run's global model: what it publishes so far, or the one that the options name.
 
     Example: adpfl-server export lesions-1 lesions-1.safetensors
     """
-    from adpfl_server.overview import export_model
+    from adpfl.errors import ConfigError
+    from adpfl_server.export import chosen, export_model
 
-    typer.echo(export_model(_load(config, context), run, out))
+    path = bundle or out
+    if path is None or (bundle and out):
+        raise ConfigError("export needs OUT or --bundle DIR, and one of them alone")
+    choice = chosen(round_number=round_number, last=last, averaged=averaged)
+    typer.echo(export_model(_load(config, context), run, path, choice=choice, bundle=bundle is not None))
 
 
 def _named_config(context: typer.Context) -> "ServerConfig":

@@ -42,6 +42,8 @@ class ServerConfig(FrozenModel):
     """The same for the enrolment port."""
     site_silence_seconds: PositiveFloat = 120.0
     """A site unheard for so long is not waited for: given a quorum, rounds close without it."""
+    metrics_listen: AddressText | None = None
+    """`host:port` of Prometheus metrics, plain HTTP without authentication; None is off."""
     reflection: bool = False
     """Serve gRPC reflection on the main port; for debugging."""
     runs: Annotated[tuple[RunEntry, ...], Field(max_length=1000)] = ()
@@ -52,6 +54,8 @@ class ServerConfig(FrozenModel):
             split_address(key, getattr(self, key), least_port=0)
         for key in ("public_address", "public_enroll_address"):
             split_address(key, getattr(self, key), least_port=1)
+        if self.metrics_listen is not None:
+            split_address("metrics_listen", self.metrics_listen, least_port=0)
         if self.listen == self.enroll_listen and split_address("listen", self.listen)[1] != 0:
             raise ValueError(f"listen and enroll_listen are both {self.listen}; each needs a port of its own")
         names = [entry.run for entry in self.runs]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
@@ -47,8 +47,10 @@ from adpfl.wire.receipts import sign_receipt
 from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
 from adpfl_server.enrollment import EnrollmentService, check_not_revoked
+from adpfl_server.health import StorageHealth
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
+from adpfl_server.metrics import MetricsPort, ServerCollector
 from adpfl_server.operations import IdentityService, OperationsService
 from adpfl_server.pki import WatchedIdentity, load_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
@@ -76,6 +78,8 @@ class Ports:
 
     main: int
     enrollment: int
+    metrics: int | None = None
+    """None where the configuration names none."""
 
 
 def serve(config: ServerConfig, config_path: Path) -> None:
@@ -92,6 +96,8 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
     identity = load_server_identity(config.state_dir, now=_now())
     _require_free("listen", config.listen)
     _require_free("enroll_listen", config.enroll_listen)
+    if config.metrics_listen is not None:
+        _require_free("metrics_listen", config.metrics_listen)
     store = Store(config.state_dir)
     try:
         try:
@@ -132,6 +138,8 @@ class Daemon:
             site_silence_seconds=config.site_silence_seconds,
         )
         self._health = HealthServicer()
+        self._storage_health = StorageHealth(self.runner, self._health, config.state_dir, ("", SERVICE_NAME))
+        self._metrics: MetricsPort | None = None
         self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)
         self._steering = Steering(self.runner, self._admission.drop)
         self._main = grpc.aio.server(
@@ -164,6 +172,7 @@ class Daemon:
                 enrollment_server_credentials(self._identity, self._watched()),
             ),
         )
+        ports = self._with_metrics(ports)
         try:
             await self._prepare_runs()
         except STORAGE_ERRORS as error:
@@ -172,12 +181,14 @@ class Daemon:
         self.runner.spawn(self._steering.watch())
         await self._main.start()
         await self._enrollment.start()
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._storage_health.look()
+        self.runner.spawn(self._storage_health.watch())
         _log.info(
             "serving",
             version=__version__,
             port=ports.main,
             enroll_port=ports.enrollment,
+            metrics_port=ports.metrics,
             runs=sorted(self.runner.states),
         )
         return ports
@@ -189,7 +200,16 @@ class Daemon:
         self.runner.wake_all()
         await asyncio.gather(self._main.stop(STOP_GRACE_SECONDS), self._enrollment.stop(STOP_GRACE_SECONDS))
         self._enrollment_pool.shutdown()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         await self.runner.stop()
+
+    def _with_metrics(self, ports: Ports) -> Ports:
+        if self._config.metrics_listen is None:
+            return ports
+        collector = ServerCollector(self.runner, self._storage_health, self._config.state_dir)
+        self._metrics = MetricsPort(self._config.metrics_listen, collector)
+        return replace(ports, metrics=self._metrics.port)
 
     def _add_services(self) -> None:
         service = FederationService(

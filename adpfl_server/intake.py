@@ -27,6 +27,7 @@ from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl.wire.transfers import CommitUpdateRequest, OfferRequest
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.store import CommitRow, Store, insert_commit
+from adpfl_server.tally import Tally
 
 
 class RunBook:
@@ -45,6 +46,8 @@ class RunBook:
         self.store = store
         self.clock = clock
         self.states: dict[str, RunState] = {}
+        self.tally = Tally()
+        """What happened since this start."""
         self._on_transition = on_transition
 
     def add(self, created: Transition, manifest: Manifest) -> None:
@@ -158,6 +161,7 @@ class Intake:
         outcome = CommitOutcome.ACCEPTED if verdict is Verdict.ACCEPTED else CommitOutcome.LATE
         row = self._receipt_row(site, request, outcome)
         self._book.advance(request.run, event, also=lambda connection: insert_commit(connection, row))
+        self._book.tally.update(request.run, verdict)
         return row
 
     def _verdict(self, run: str, event: UpdateArrived) -> Verdict:
@@ -184,6 +188,7 @@ class Intake:
     def _note(self, run: str, event: UpdateArrived, verdict: Verdict) -> None:
         noted = UpdateNoted(event.site, event.round, event.base_digest, event.update_digest, verdict)
         self._book.advance(run, noted)
+        self._book.tally.update(run, verdict)
 
     def _check_complete(self, site: str, request: CommitUpdateRequest) -> None:
         manifest = self._store.offered(request.run, request.round, site, request.update_digest)

@@ -1,10 +1,9 @@
-"""What an operator asks of the server's state while it runs or rests: lists, status, the newest model."""
+"""What an operator asks of the server's state while it runs or rests: lists and status."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -15,14 +14,13 @@ from adpfl.federated.run_state import RunState, SiteState
 from adpfl_server.config import ServerConfig
 from adpfl_server.enrollment import issued, revoked_holders
 from adpfl_server.store import DATABASE_FILE, Store
-from adpfl_server.weights import export_weights
 
 LAST_EVENTS = 10
 
 
 def print_runs(config: ServerConfig, *, as_json: bool) -> None:
     """Print one line a run."""
-    with _open(config) as store:
+    with open_store(config) as store:
         records = [store.record(run) for run in store.plan_digests()]
     if as_json:
         _print_json([_brief(record) for record in records])
@@ -47,30 +45,39 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
     Raises:
         StateError: there is no such run.
     """
-    with _open(config) as store:
+    with open_store(config) as store:
         names = [run] if run is not None else list(store.plan_digests())
-        found = [(store.record(name), store.state(name)) for name in names]
-        revoked = _revoked_sites(store)
         if as_json:
             _print_json([status_document(store, name) for name in names])
             return
+        lines = status_lines(store, names)
     console = Console(highlight=False, soft_wrap=True)
-    if not found:
-        console.print("no runs yet")
-    for record, state in found:
-        console.print(f"{record.plan.run}: {record.summary}", markup=False)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def status_lines(store: Store, names: Sequence[str]) -> list[str]:
+    """Where runs stand, in words.
+
+    Raises:
+        StateError: there is no such run.
+    """
+    revoked = _revoked_sites(store)
+    lines = [] if names else ["no runs yet"]
+    for name in names:
+        record, state = store.record(name), store.state(name)
+        lines.append(f"{name}: {record.summary}")
         if state.open_round is not None and not state.open_round.aggregating:
-            console.print(f"  {_closing(state)}", markup=False)
-        for site in state.sites:
-            console.print(f"  {site.site}: {_standing(state, site, revoked)}", markup=False)
-        for event in record.timeline[-LAST_EVENTS:]:
-            console.print(f"  {_told(event)}", markup=False)
+            lines.append(f"  {_closing(state)}")
+        lines += [f"  {site.site}: {_standing(state, site, revoked)}" for site in state.sites]
+        lines += [f"  {_told(event)}" for event in record.timeline[-LAST_EVENTS:]]
+    return lines
 
 
 def print_certificates(config: ServerConfig, *, as_json: bool) -> None:
     """Print every certificate that was issued, the newest of each holder first."""
     now = datetime.now(UTC)
-    with _open(config) as store:
+    with open_store(config) as store:
         found = issued(store.connection)
     if as_json:
         _print_json([row.document(now) for row in found])
@@ -138,37 +145,13 @@ def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
     }
 
 
-def export_model(config: ServerConfig, run: str, path: Path) -> str:
-    """Write the model that a run publishes so far; returns one line that says which it is.
+@contextmanager
+def open_store(config: ServerConfig) -> Iterator[Store]:
+    """The server's state, beside a daemon that may be running.
 
     Raises:
-        StateError: there is no such run, or the file cannot be written.
-        IntegrityError: the model is damaged on disk.
+        StateError: there is none yet.
     """
-    with _open(config) as store:
-        state = store.state(run)
-        manifest = store.manifest(state.published_digest)
-        if manifest is None:
-            raise StateError(f"model {state.published_digest[:12]} of run {run} is not stored")
-        averaged = state.averaged_digest is not None
-        try:
-            export_weights(
-                path,
-                manifest,
-                store.blobs,
-                plan=state.plan,
-                round_number=state.rounds_closed,
-                averaged=averaged,
-            )
-        except OSError as error:
-            raise StateError(f"{path}: cannot be written: {error.strerror or error}") from error
-    progress = f"round {state.rounds_closed} of {state.plan.rounds} of {run} ({state.status})"
-    what = "the average of the models up to" if averaged else "the model after"
-    return f"wrote {path}: {what} {progress}"
-
-
-@contextmanager
-def _open(config: ServerConfig) -> Iterator[Store]:
     database = config.state_dir / DATABASE_FILE
     if not database.exists():
         raise StateError(f"{database}: there is none yet; start adpfl-server first")

@@ -10,6 +10,7 @@ from cryptography import x509
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
     CertificateAuthority,
+    check_can_issue,
     create_authority,
     issue_server_certificate,
     new_key,
@@ -44,13 +45,18 @@ _log = structlog.get_logger()
 
 
 def init_consortium(
-    state_dir: Path, consortium: str, hosts: Sequence[str], *, now: datetime
+    state_dir: Path,
+    consortium: str | CertificateAuthority,
+    hosts: Sequence[str],
+    *,
+    now: datetime,
 ) -> ServerIdentity:
     """Make a consortium's authority and the server's certificate; both appear on disk at once or not at all.
 
     Args:
         state_dir: the server's folder; made where absent.
-        consortium: the name that stands in every certificate, 1 to 64 printable characters.
+        consortium: the name that stands in every certificate, 1 to 64 printable characters; or an authority
+            that was made elsewhere (`read_authority`), whose organisation is the name.
         hosts: every DNS name and IP address by which sites dial the server; nothing is added.
         now: aware current time.
 
@@ -63,7 +69,7 @@ def init_consortium(
         raise IdentityError(
             f"{folder}: exists already; a consortium's keys are never overwritten (choose another state_dir)"
         )
-    authority = create_authority(consortium, now=now)
+    authority = create_authority(consortium, now=now) if isinstance(consortium, str) else consortium
     key = new_key()
     certificate = issue_server_certificate(authority, key.public_key(), hosts, now=now)
     staging = new_staging_folder(folder)
@@ -73,6 +79,25 @@ def init_consortium(
     write_new(staging / SERVER_CERTIFICATE, to_pem(certificate), mode=0o644)
     publish_folder(staging, folder)
     return ServerIdentity(authority=authority.certificate, certificate=certificate, key=key)
+
+
+def read_authority(certificate_path: Path, key_path: Path, *, now: datetime) -> CertificateAuthority:
+    """Read an authority that was made elsewhere, self-signed or an intermediate, to found a consortium with.
+
+    Args:
+        certificate_path: PEM or DER; of a PEM chain, the first.
+        key_path: P-256, unencrypted PKCS#8 PEM, closed to group and others.
+        now: aware current time.
+
+    Raises:
+        IdentityError: a file cannot be used, or breaks a rule for authorities.
+    """
+    what = str(certificate_path)
+    certificate = load_certificate(read_public(certificate_path), what=what)
+    check_authority(certificate, now, what=what)
+    authority = CertificateAuthority(certificate, load_key(key_path))
+    check_can_issue(authority, what=what)
+    return authority
 
 
 def load_server_identity(state_dir: Path, *, now: datetime) -> ServerIdentity:

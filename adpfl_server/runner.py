@@ -8,6 +8,7 @@ are noticed.
 import asyncio
 import contextvars
 import functools
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,8 @@ class Runner:
         self.book = RunBook(store, clock, self._stored)
         self.stopping = asyncio.Event()
         self._runs_folder = runs_folder
-        self._site_silence_seconds = site_silence_seconds
+        self.site_silence_seconds = site_silence_seconds
+        """A site unheard for so long is no longer waited for."""
         self.sign_of_life_seconds = site_silence_seconds / 2
         """How often a site that is waited for must be noted as alive."""
         self._loop = asyncio.get_running_loop()
@@ -88,11 +90,18 @@ class Runner:
 
     async def in_database(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function in the database thread."""
-        return await self._loop.run_in_executor(self._database, functools.partial(function, *arguments))
+        return await self._in(self._database, function, *arguments)
 
     async def in_files(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function that hashes, reads or writes bulk data."""
-        return await self._loop.run_in_executor(self.files, functools.partial(function, *arguments))
+        return await self._in(self.files, function, *arguments)
+
+    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Result:
+        try:
+            return await self._loop.run_in_executor(pool, functools.partial(function, *arguments))
+        except STORAGE_ERRORS:
+            self.book.tally.storage_failed()
+            raise
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -126,6 +135,10 @@ class Runner:
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
                 self.spawn(self._note_heard(run, site))
+
+    def last_heard(self) -> dict[str, float]:
+        """When each site that was heard since the start was heard last, in Unix seconds."""
+        return dict(self._heard_at)
 
     async def changed(self, run: str, seconds: float) -> None:
         """Wait until tasks of a run may have changed, the time is over, or the server stops."""
@@ -198,7 +211,9 @@ class Runner:
     async def _close_round(self, run: str, action: Aggregate) -> bool:
         """Publish a round's sum or the reason why there is none; False where it must be made again."""
         try:
+            started = time.monotonic()
             models = await self._sum(action)
+            self.book.tally.added_up(run, time.monotonic() - started)
             return await self.in_database(self.book.close_round, run, action.round, models)
         except (IntegrityError, ModelMismatchError, StateError) as error:
             await self.advance(run, AggregationFailed(action.round, str(error)))
@@ -249,7 +264,7 @@ class Runner:
         since = max(started_at, state.open_round.opened_at if state.open_round else now)
         for site in state.sites:
             heard_at = self._heard_at.get(site.site, since)
-            if not site.silent and now - heard_at > self._site_silence_seconds:
+            if not site.silent and now - heard_at > self.site_silence_seconds:
                 await self.advance(run, SiteFellSilent(site.site))
 
     async def _write_records(self) -> None:
@@ -267,6 +282,7 @@ class Runner:
                 write_record(self._runs_folder / run / "run.json", self.store.record(run))
             except STORAGE_ERRORS as error:
                 failed.add(run)
+                self.book.tally.storage_failed()
                 _log.error("record cannot be written", run=run, reason=storage_reason(error))
         self._unwritten.update(failed)  # tried again with the next event, and at the stop
 

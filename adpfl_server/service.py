@@ -138,6 +138,7 @@ class FederationService(rpc.FederationServicer):
             data = await self._runner.in_files(self._runner.store.blobs.get, digest)
             self._runner.heard(calling_site())
             yield Chunk(digest, data).to_fetch()
+            self._runner.book.tally.transferred(calling_site(), "sent", len(data))
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
         """Check an announced update against the round's base model; ask for what is missing."""
@@ -171,6 +172,7 @@ class FederationService(rpc.FederationServicer):
                 raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
             if part.digest not in missing:
                 raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
+            self._runner.book.tally.transferred(site, "received", len(part.data))
             await self._runner.in_files(self._keep, manifest, part)
             del missing[part.digest]
             self._runner.heard(site)

@@ -6,6 +6,7 @@ from adpfl.errors import ConfigError
 
 MAIN_PORT = 7400
 ENROLLMENT_PORT = 7401
+METRICS_PORT = 7402
 
 _TEXT = """\
 # The aggregator's configuration. Paths are relative to this file.
@@ -25,6 +26,9 @@ public_enroll_address: "{host}:{enrollment}"
 # A site unheard for so long is not waited for: given a quorum, rounds close without it.
 site_silence_seconds: 120
 
+# Prometheus metrics: plain HTTP without authentication, so keep them on loopback or a management network.
+# metrics_listen: 127.0.0.1:{metrics}
+
 # The runs to serve. A run's plan never changes once it has started; a changed plan needs a new name.
 runs: []
 #  - run: lesions-1                 # its name, in file names and logs
@@ -37,7 +41,7 @@ runs: []
 #      steps: 10
 #      learning_rate: 0.05
 #      momentum: 0.9
-#    aggregation: {{strategy: fedavg, weights: uniform}}   # or fedprox, fedadam, fedyogi, median, trimmed_mean
+#    aggregation: {{strategy: fedavg, weights: uniform}}   # or fedadam, median ...
 #    cohort:
 #      sites: [hospital1, hospital2, hospital3]
 #      quorum: 2                    # updates without which a round is not aggregated
@@ -66,7 +70,9 @@ def write_starter(path: Path, host: str) -> None:
         ConfigError: the file exists or cannot be written.
     """
     dialled = f"[{host}]" if ":" in host else host
-    text = _TEXT.format(name=path.name, host=dialled, main=MAIN_PORT, enrollment=ENROLLMENT_PORT)
+    text = _TEXT.format(
+        name=path.name, host=dialled, main=MAIN_PORT, enrollment=ENROLLMENT_PORT, metrics=METRICS_PORT
+    )
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -96,16 +97,9 @@ class Store:
         """Keep a new run with its initial model, whose chunks are stored already."""
         plan = created.state.plan
         with transaction(self.connection) as connection:
-            connection.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?)",
-                (
-                    plan.run,
-                    plan.canonical_json().decode(),
-                    plan.digest(),
-                    created.state.model_dump_json(),
-                    now,
-                ),
-            )
+            state_json = created.state.model_dump_json()
+            row = (plan.run, plan.canonical_json().decode(), plan.digest(), state_json, now)
+            connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
             _insert_object(connection, manifest)
             _insert_model(connection, plan.run, 0, manifest.digest)
             _insert_timeline(connection, plan.run, created.timeline)
@@ -231,6 +225,21 @@ class Store:
             "SELECT digest FROM run_models WHERE run = ? AND round = ?", (run, round_number)
         ).fetchone()
         return None if row is None else str(row["digest"])
+
+    def kept_models(self, run: str) -> dict[int, str]:
+        """The rounds whose model is still stored, with its digest; round 0 is the initial one."""
+        return self._kept("run_models", run)
+
+    def kept_averages(self, run: str) -> dict[int, str]:
+        """The rounds whose average is still stored, with its digest."""
+        return self._kept("averaged_models", run)
+
+    def _kept(self, table: Literal["run_models", "averaged_models"], run: str) -> dict[int, str]:
+        rows = self.connection.execute(
+            f"SELECT round, digest FROM {table} WHERE run = ? AND digest IN (SELECT digest FROM objects)",  # noqa: S608 - one of two names
+            (run,),
+        )
+        return {int(row["round"]): str(row["digest"]) for row in rows}
 
     def is_model(self, run: str, digest: str) -> bool:
         """Whether an object is one of the run's global models, or an average of them."""
@@ -436,11 +445,8 @@ def _insert_result(connection: sqlite3.Connection, run: str, round_number: int, 
             "INSERT INTO averaged_models VALUES (?, ?, ?)", (run, round_number, result.averaged.digest)
         )
     if result.moments is not None:
-        first, second = result.moments
-        connection.execute(
-            "INSERT INTO server_moments VALUES (?, ?, ?, ?)",
-            (run, round_number, first.digest, second.digest),
-        )
+        digests = (manifest.digest for manifest in result.moments)
+        connection.execute("INSERT INTO server_moments VALUES (?, ?, ?, ?)", (run, round_number, *digests))
 
 
 def _insert_timeline(

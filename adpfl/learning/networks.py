@@ -8,7 +8,7 @@ contributes.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from monai.networks.nets import SegResNet, UNet
@@ -17,10 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adpfl.errors import ConfigError, ModelMismatchError
 from adpfl.learning.classifiers import PresenceNetwork, ResidualEncoder, SegResNetEncoder
+from adpfl.learning.network_shapes import (
+    SEGRESNET_SHAPES,
+    UNET_CHANNELS,
+    UNET_NEGATIVE_SLOPE,
+    UNET_RESIDUAL_UNITS,
+)
 from adpfl.learning.plan import NetworkPlan
 from adpfl.learning.trainable import trainable_names
-
-Size = Literal["tiny", "small", "full"]
 
 
 @dataclass(frozen=True)
@@ -36,36 +40,6 @@ class TensorLayout:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class _SegResNetShape:
-    filters: int
-    groups: int
-    blocks_down: tuple[int, ...]
-
-    @property
-    def blocks_up(self) -> tuple[int, ...]:
-        return (1,) * (len(self.blocks_down) - 1)
-
-
-_UNET_CHANNELS: Final[dict[tuple[int, Size], tuple[int, ...]]] = {
-    (2, "tiny"): (8, 16, 32, 56),
-    (2, "small"): (16, 32, 64, 128),
-    (2, "full"): (16, 32, 64, 128, 256),
-    (3, "tiny"): (8, 16, 32),
-    (3, "small"): (16, 32, 64, 128),
-    (3, "full"): (32, 64, 128, 256, 512),
-}
-_SEGRESNET_SHAPES: Final[dict[tuple[int, Size], _SegResNetShape]] = {
-    (2, "tiny"): _SegResNetShape(6, 2, (1, 1, 1, 1)),
-    (2, "small"): _SegResNetShape(8, 4, (1, 2, 2, 4)),
-    (2, "full"): _SegResNetShape(16, 8, (1, 2, 2, 4)),
-    (3, "tiny"): _SegResNetShape(6, 2, (1, 1, 2)),
-    (3, "small"): _SegResNetShape(8, 4, (1, 2, 2, 4)),
-    (3, "full"): _SegResNetShape(32, 8, (1, 2, 2, 4)),
-}
-_NEGATIVE_SLOPE = 0.1
-
-
 class UNetWithHead(nn.Module):
     """MONAI's residual UNet as a feature extractor, with a 1x1 convolution to the structures.
 
@@ -77,19 +51,21 @@ class UNetWithHead(nn.Module):
         self, *, spatial_dims: int, in_channels: int, out_channels: int, channels: Sequence[int]
     ) -> None:
         super().__init__()
-        activation = ("LEAKYRELU", {"negative_slope": _NEGATIVE_SLOPE})
+        activation = ("LEAKYRELU", {"negative_slope": UNET_NEGATIVE_SLOPE})
         self.features = UNet(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             out_channels=channels[0],
             channels=channels,
             strides=(2,) * (len(channels) - 1),
-            num_res_units=2,
+            num_res_units=UNET_RESIDUAL_UNITS,
             norm=("INSTANCE", {"affine": True}),
             act=activation,
         )
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        self.head = nn.Sequential(nn.LeakyReLU(_NEGATIVE_SLOPE), convolution(channels[0], out_channels, 1))
+        self.head = nn.Sequential(
+            nn.LeakyReLU(UNET_NEGATIVE_SLOPE), convolution(channels[0], out_channels, 1)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, in_channels, *size) to logits (B, out_channels, *size)."""
@@ -146,7 +122,7 @@ def _segmenter(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_chann
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             out_channels=out_channels,
-            channels=_UNET_CHANNELS[spatial_dims, plan.size],
+            channels=UNET_CHANNELS[spatial_dims, plan.size],
         )
     network: nn.Module = _segresnet(plan, spatial_dims, in_channels, out_channels)
     return network
@@ -158,7 +134,7 @@ def _classifier(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_chan
         encoder = ResidualEncoder(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
-            channels=_UNET_CHANNELS[spatial_dims, plan.size],
+            channels=UNET_CHANNELS[spatial_dims, plan.size],
         )
     else:
         encoder = SegResNetEncoder(_segresnet(plan, spatial_dims, in_channels, out_channels))
@@ -166,7 +142,7 @@ def _classifier(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_chan
 
 
 def _segresnet(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_channels: int) -> SegResNet:
-    shape = _SEGRESNET_SHAPES[spatial_dims, plan.size]
+    shape = SEGRESNET_SHAPES[spatial_dims, plan.size]
     return SegResNet(
         spatial_dims=spatial_dims,
         init_filters=shape.filters,
@@ -185,9 +161,9 @@ def size_divisor(plan: NetworkPlan, *, spatial_dims: int) -> int:
     The deepest level needs at least two pixels an axis to have a variance to normalise by.
     """
     if plan.architecture == "unet":
-        levels = len(_UNET_CHANNELS[spatial_dims, plan.size])
+        levels = len(UNET_CHANNELS[spatial_dims, plan.size])
     else:
-        levels = len(_SEGRESNET_SHAPES[spatial_dims, plan.size].blocks_down)
+        levels = len(SEGRESNET_SHAPES[spatial_dims, plan.size].blocks_down)
     return 1 << (levels - 1)
 
 

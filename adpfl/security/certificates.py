@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from adpfl.errors import IdentityError
 
@@ -115,6 +115,38 @@ def create_authority(
         .sign(key, hashes.SHA256())
     )
     return CertificateAuthority(certificate, key)
+
+
+def check_can_issue(authority: CertificateAuthority, *, what: str) -> None:
+    """Check that an authority made elsewhere can sign a consortium's certificates.
+
+    Raises:
+        IdentityError: it is for another key, may not sign certificates of both ends, lacks its key's
+            identifier, or names no organisation for the consortium.
+    """
+    certificate = authority.certificate
+    if certificate.public_key() != authority.key.public_key():
+        raise IdentityError(f"{what}: is for another private key")
+    names = [
+        str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    ]
+    if len(names) != 1 or not 0 < len(names[0]) <= MAX_CONSORTIUM_CHARACTERS:
+        raise IdentityError(
+            f"{what}: names {len(names)} organisations; must name one (O=) of at most "
+            f"{MAX_CONSORTIUM_CHARACTERS} characters: it is the consortium's name"
+        )
+    extensions = {extension.oid: extension.value for extension in certificate.extensions}
+    usage = extensions.get(ExtensionOID.KEY_USAGE)
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        raise IdentityError(f"{what}: its key usage lacks keyCertSign")
+    purposes = extensions.get(ExtensionOID.EXTENDED_KEY_USAGE)
+    needed = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    if isinstance(purposes, x509.ExtendedKeyUsage) and not needed <= set(purposes):
+        raise IdentityError(
+            f"{what}: its extended key usage must allow serverAuth and clientAuth, or be absent"
+        )
+    if ExtensionOID.SUBJECT_KEY_IDENTIFIER not in extensions:
+        raise IdentityError(f"{what}: lacks a subject key identifier")
 
 
 def issue_server_certificate(

@@ -213,10 +213,13 @@ def check_valid_at(certificate: x509.Certificate, now: datetime, *, what: str) -
 
 
 def check_authority(authority: x509.Certificate, now: datetime, *, what: str) -> None:
-    """Check that a certificate is a self-signed authority, valid now.
+    """Check that a certificate is an authority that may sign, valid now.
+
+    It may be self-signed, or an intermediate of an institution's own: whoever trusts it trusts it by itself,
+    and TLS builds no longer chain. One that names itself as issuer must have signed itself.
 
     Raises:
-        IdentityError: it is no authority, is signed by another, has expired or is not yet valid.
+        IdentityError: it is no authority, is forged, has expired or is not yet valid.
     """
     try:
         constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -224,7 +227,8 @@ def check_authority(authority: x509.Certificate, now: datetime, *, what: str) ->
         raise IdentityError(f"{what}: is no certificate authority") from error
     if not constraints.ca:
         raise IdentityError(f"{what}: is no certificate authority")
-    check_issued_by(authority, authority, what=what)
+    if authority.issuer == authority.subject:
+        check_issued_by(authority, authority, what=what)
     check_valid_at(authority, now, what=what)
 
 

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 from adpfl.wire.chunks import FLOAT32
 from adpfl.wire.messages import TaskKind
-from adpfl_server.overview import export_model
+from adpfl_server.export import export_model
 from adpfl_server.store import Store
 from adpfl_server.weights import read_header
 

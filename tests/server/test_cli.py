@@ -75,6 +75,20 @@ def test_init_writes_a_starter_once_and_never_overwrites_keys(server, tmp_path):
     assert (tmp_path / "state" / "pki" / "ca.key").read_bytes() == key
 
 
+def test_init_takes_an_authority_that_is_brought(server, tmp_path):
+    assert server("init", "--host", "localhost", "--consortium", "Own Study").returncode == 0
+    (tmp_path / "state" / "pki").rename(tmp_path / "own")
+    (tmp_path / "server.yaml").unlink()
+    certificate, key = "--authority-certificate=own/ca.pem", "--authority-key=own/ca.key"
+    assert "go together" in one_line(server("init", "--host", "localhost", certificate), 2)
+    named = server("init", "--host", "localhost", certificate, key, "--consortium", "Other")
+    assert "its own organisation" in one_line(named, 2)
+    assert "'Own Study'" in server("init", "--host", "localhost", certificate, key).stdout
+    made = tmp_path / "state" / "pki" / "ca.key"
+    assert made.read_bytes() == (tmp_path / "own" / "ca.key").read_bytes()
+    assert made.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_failed_init_leaves_nothing(server, tmp_path):
     one_line(server("init", "--host", "not a host"), 2)
     one_line(server("init", "--host", "*.example.org"), 1)
