@@ -37,7 +37,7 @@ from adpfl.federated.run_state import Moments, RunState, summary
 SITES = ("a", "b", "c", "d")
 ROUNDS = 3
 DEADLINE = 60.0
-QUICK, MANY = 100, 3000
+QUICK, MANY = 100, 1000
 LEAST_MOVES = 25
 """With fewer, few scripts get as far as a sum."""
 
