@@ -195,6 +195,27 @@ def test_an_average_is_published_and_survives_a_cut(tmp_path, repeatable, compar
     assert [one.weights for one in evaluations] == ["global", "global", "global", "averaged"]
 
 
+@pytest.mark.parametrize("trainable", ["all", ["head", "norms"]])
+def test_the_servers_moments_survive_a_cut(tmp_path, repeatable, comparison_of, trainable):
+    whole_folder, plan, cell = repeatable
+    adam = changed(
+        cell,
+        aggregation={"strategy": "fedadam", "weights": "patients"},
+        rounds=3,
+        network={**cell.plan.network.model_dump(), "trainable": trainable},
+    )
+    run_cell(whole_folder, plan, adam)
+    folder, _ = comparison_of(tmp_path / "b")
+    with pytest.raises(TrainingStoppedError):
+        run_cell(folder, plan, adam, hooks=Hooks(should_stop=StopAfter(9)))  # in the third round
+    run_cell(folder, plan, adam)
+    found, expected = (
+        read_record(place.cell(cell.cell).record, ServerRunRecord).rounds for place in (folder, whole_folder)
+    )
+    assert [one.result_digest for one in found] == [one.result_digest for one in expected]
+    assert [one.tau for one in found] == [1e-3] * 3
+
+
 def test_a_warm_start_begins_with_the_weights_that_the_plan_names(repeatable):
     folder, plan, cell = repeatable
     task = get_task("skin_lesion")
