@@ -37,8 +37,8 @@ _SHORT_OF = (
     f"An arm is within {LARGEST_LOSS:.0%} of FL, or clearly under it by more, where the whole interval of "
     "the difference lies on that side of the limit. A ratio of variations keeps to its limit, or breaks it, "
     "where its whole interval does: between patients, the interval of the runs' paired differences over FL's "
-    "mean; between runs, what the F distribution leaves open for so many runs of each, as if they were normal and "
-    "independent. Everywhere else it cannot be told, and the estimate only points somewhere."
+    "mean; between runs, what the F distribution leaves open for so many runs of each, as if they were "
+    "normal and independent. Everywhere else it cannot be told, and the estimate only points somewhere."
 )
 _OVERHEAD = (
     "Coordination is everything in a run but local training (with the loading of its images) and the scoring "
