@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from adpfl.errors import DataError
+from adpfl.errors import ConfigError, DataError
 from adpfl.learning.initial_model import build_network, load_weights
 from adpfl.learning.networks import load_into, weight_layout
 from adpfl.tasks.registry import get_task
@@ -15,12 +15,17 @@ def predict_folder(model_path: Path, images: Path, output: Path) -> list[Path]:
     """Segment every image of a folder at its original size; returns the mask files, in the cases' order.
 
     Raises:
-        ConfigError: the model's task is not installed.
+        ConfigError: the model's task is not installed, or writes no masks.
         DataError: the model file or an image cannot be used, or the output folder cannot be made.
         ModelMismatchError: the file's tensors are not those of the network that it names.
     """
     stored = StoredModel.read(model_path)
     task = get_task(stored.plan.task)
+    if task.kind != "segmentation":
+        raise ConfigError(
+            f"{model_path}: the model's task {task.name} answers whether a crop shows a structure; "
+            "must be a segmentation task to write masks"
+        )
     network = build_network(stored.plan, task)
     load_into(network, load_weights(model_path, weight_layout(network)), source=str(model_path))
     network.eval()

@@ -6,6 +6,7 @@ import structlog
 from torch import Tensor
 
 from adpfl.data.case import Case
+from adpfl.federated.records import EvaluationRecord
 from adpfl.learning.evaluate import evaluate
 from adpfl.learning.initial_model import load_weights
 from adpfl_client.local_run import LocalRun
@@ -32,7 +33,7 @@ def score(site: Site, run: LocalRun, model: StoredModel) -> None:
     weights = load_weights(model.path, run.layout)
     evaluation = evaluate(weights, plan=run.plan, task=run.data.task, cases=cases, round_number=model.round)
     run.recorder.add_evaluation(evaluation)
-    log.info("model scored", run=run.name, round=model.round, mean_dice=round(evaluation.mean_dice, 4))
+    log.info("model scored", run=run.name, round=model.round, **_told(evaluation))
 
 
 def score_final(site: Site, run: LocalRun, model: StoredModel) -> None:
@@ -60,7 +61,12 @@ def score_final(site: Site, run: LocalRun, model: StoredModel) -> None:
         evaluation = evaluation.model_copy(update={"weights": "averaged"})
     run.recorder.add_evaluation(evaluation)
     run.recorder.set_overlays(tuple(drawn))
-    log.info("final model scored", run=run.name, round=model.round, mean_dice=round(evaluation.mean_dice, 4))
+    log.info("final model scored", run=run.name, round=model.round, **_told(evaluation))
+
+
+def _told(evaluation: EvaluationRecord) -> dict[str, float | None]:
+    key = "auroc" if evaluation.metric == "AUROC" else "mean_dice"
+    return {key: None if evaluation.value is None else round(evaluation.value, 4)}
 
 
 def _cases(site: Site, run: LocalRun) -> tuple[Case, ...]:

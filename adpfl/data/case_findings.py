@@ -15,7 +15,7 @@ import numpy as np
 
 from adpfl.data.brats import present_channels
 from adpfl.data.case import Case, PatientBasis
-from adpfl.data.images import check_photograph, read_mask, read_size
+from adpfl.data.images import IMAGE_SUFFIXES, check_photograph, read_mask, read_size
 from adpfl.data.labels import CONVENTIONS, label_voxels
 from adpfl.data.volumes import Volume, read_label_volume, read_volume, shown
 from adpfl.errors import DataError
@@ -73,9 +73,15 @@ def inspect_cases(cases: Iterable[Case], *, workers: int = 2) -> Iterator[CaseFi
 
 
 def inspect_case(case: Case) -> CaseFinding:
-    """Read every voxel or pixel of one case; what is wrong stands in `problems`."""
+    """Read every voxel or pixel of one case; what is wrong stands in `problems`.
+
+    A case that is neither a photograph nor of a known convention, as a task of another package may have, is
+    told of as it stands.
+    """
     known = CaseFinding(case.case, case.patient, case.patient_is, case.source, case.labels)
-    return _photograph(case, known) if case.labels is None else _volumes(case, known)
+    if case.labels is not None:
+        return _volumes(case, known)
+    return _photograph(case, known) if case.image.suffix.lower() in IMAGE_SUFFIXES else known
 
 
 def _photograph(case: Case, known: CaseFinding) -> CaseFinding:

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from adpfl.data.brain_layouts import find_brain_cases
 from adpfl.data.case import Case
 from adpfl.data.case_findings import CaseFinding, inspect_cases
+from adpfl.data.isic import divided_splits
 from adpfl.data.kidney_layouts import find_kidney_cases
 from adpfl.data.site_table import divided_patients, place_cases, read_site_table
 from adpfl.data.skin_layouts import find_skin_cases
@@ -118,7 +119,7 @@ def survey(
         cases, wrong = place_cases(cases, read_site_table(table, column=table_column), table.name)
     else:
         wrong = divided_patients(cases)
-    return FolderSurvey(cases, dict.fromkeys([*problems, *wrong]))
+    return FolderSurvey(cases, dict.fromkeys([*problems, *wrong, *divided_splits(cases)]))
 
 
 def _patients_by_source(seen: Sequence[CaseFinding]) -> dict[str, int]:

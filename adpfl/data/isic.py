@@ -12,6 +12,7 @@ image is its own patient, and its case says so in `patient_is`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def read_isic(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
             patient, basis = _patient_of(case, origin)
             cases.append(Case(case, patient, image, masks.get(case), origin.source, basis))
     return cases, problems
+
+
+def divided_splits(cases: Sequence[Case]) -> list[str]:
+    """A problem for each case whose patient is known to have images in another split of the challenge too.
+
+    Sites hold out patients themselves, so that they may read such a folder; scores on the challenge's own
+    test images would be too good.
+    """
+    first: dict[str, Case] = {}
+    problems = []
+    for case in sorted(cases, key=lambda case: case.case):
+        before = first.setdefault(case.patient, case)
+        here, there = case.image.parent.name, before.image.parent.name
+        if case.patient_is == "patient" and here != there and _is_images(here) and _is_images(there):
+            problems.append(
+                f"{case.case} is in {here}, but its patient's {before.case} is in {there}; "
+                "a patient must be in one split"
+            )
+    return problems
+
+
+def _is_images(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern, _ in _LAYOUTS)
 
 
 def _patient_of(case: str, origin: Origin) -> tuple[str, PatientBasis]:

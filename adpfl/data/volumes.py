@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike, NDArray
 
@@ -30,6 +31,15 @@ SUFFIXES: Final = (".nii.gz", ".nii")
 _MAXIMUM_VOXELS: Final = 2**30
 """Of one file; the largest CT of KiTS has 2**28.1. A header that announces more is corrupt or hostile."""
 _HEADER_BYTES: Final = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+_UNREADABLE: Final = (
+    OSError,  # of the disk, and of gzip
+    EOFError,
+    zlib.error,
+    ValueError,  # of a header whose fields contradict one another
+    OverflowError,  # of a header whose fields are beyond all bounds
+    ImageFileError,
+    HeaderDataError,
+)
 _DRAIN_BYTES: Final = 1 << 20
 
 
@@ -205,12 +215,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
     opener: Callable[[Path, str], Any] = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as stream:
-            yield _kind_of(stream, path).from_stream(stream), stream
+            holder = FileHolder(fileobj=stream)
+            places = {"header": holder, "image": holder}
+            yield _kind_of(stream, path).from_file_map(places, mmap=False), stream
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{shown(path)} does not exist") from error
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{shown(path)} cannot be read: {error}") from error
 
 
@@ -237,6 +249,8 @@ def _header(image: Any, path: Path) -> Header:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise DataError(f"{shown(path)} has an affine that maps voxels to no place; it must be invertible")
     codes = orientations.aff2axcodes(affine)
+    if None in codes:
+        raise DataError(f"{shown(path)} has an affine that tells no orientation; its axes must differ")
     return Header(shape, affine, "".join(codes))
 
 

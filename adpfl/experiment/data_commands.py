@@ -77,7 +77,12 @@ def _paint_masks(folder: Path, path: Path, cases: int | None, seed: int) -> None
 def check(
     *,
     folder: Annotated[Path, typer.Argument(help="Folder in a layout that the task reads.")],
-    task: Annotated[str, typer.Option(help="Whose data it is: skin_lesion, kidney_tumor, brain_tumor.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="Whose data it is: skin_lesion, kidney_tumor, brain_tumor, or another installed task."
+        ),
+    ],
     partition: Annotated[
         Path | None,
         typer.Option(help="CSV or JSON table with a case and a site column, as FeTS's partitioning_1.csv."),
@@ -115,11 +120,18 @@ def check(
 
 
 def _finder(task: str) -> "Finder":
+    """What finds a task's cases; that of a task from another package says what is wrong in one line."""
     from adpfl.data.folder_survey import FINDERS  # noqa: PLC0415 - help needs no numpy
+    from adpfl.tasks.registry import get_task, known_tasks  # noqa: PLC0415
 
-    if task not in FINDERS:
-        raise ConfigError(f"--task is {task!r}; must be one of {', '.join(FINDERS)}")
-    return FINDERS[task]
+    if task in FINDERS:
+        return FINDERS[task]
+    if task not in known_tasks():
+        raise ConfigError(
+            f"--task is {task!r}; must be one of {', '.join(sorted({*FINDERS, *known_tasks()}))}"
+        )
+    read = get_task(task).read
+    return lambda folder, *, with_masks: (read(folder, with_masks=with_masks), [])
 
 
 def _print_lines(found: "FolderSurvey", workers: int) -> None:

@@ -29,7 +29,7 @@ def print_survey(found: FolderSurvey, console: Console, workers: int) -> None:
 
 
 def case_table(findings: Sequence[CaseFinding]) -> Table:
-    """One row a case. Columns that would say nothing are left out; names are never cut short."""
+    """One row a case. Columns that would say nothing are left out; a case's name is never cut or broken."""
     columns: list[tuple[str, JustifyMethod, Callable[[CaseFinding], str]]] = [
         ("case", "left", lambda finding: finding.case)
     ]
@@ -42,8 +42,10 @@ def case_table(findings: Sequence[CaseFinding]) -> Table:
         columns.append(("spacing, mm", "right", lambda finding: _spacing(finding.spacing_mm)))
         columns.append(("stored", "left", lambda finding: finding.orientation or "-"))
     table = Table(box=None, header_style="bold", pad_edge=False)
+    longest = max((len(finding.case) for finding in findings), default=0)
     for heading, justify, _ in columns:
-        table.add_column(heading, justify=justify, no_wrap=True, overflow="ignore")
+        least = longest if heading == "case" else None
+        table.add_column(heading, justify=justify, min_width=least, overflow="fold")
     table.add_column("mask")
     for finding in findings:
         mask = Text("wrong", style="red") if finding.problems else Text(_mask(finding))

@@ -75,9 +75,10 @@ def pretrain(
         with _progress() as tell:
             outcome = write_pretrained(output, plan, images, progress=tell)
     typer.echo(f"{output}: {outcome.words}")
+    value = outcome.held_out.value
     typer.echo(
-        f"loss {outcome.training_loss:.3f} at the end; mean Dice {outcome.held_out_dice:.3f} on a tenth "
-        "of the patients, who were held out"
+        f"loss {outcome.training_loss:.3f} at the end; {outcome.held_out.metric} "
+        f"{'undefined' if value is None else f'{value:.3f}'} on a tenth of the patients, who were held out"
     )
 
 

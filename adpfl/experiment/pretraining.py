@@ -15,6 +15,7 @@ from adpfl.data.partition import split_held_out
 from adpfl.data.synthetic.dermoscopy import is_generated, write_clinic
 from adpfl.data.synthetic.dermoscopy_sites import PROFILES
 from adpfl.errors import ConfigError, DataError
+from adpfl.federated.records import EvaluationRecord
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.evaluate import evaluate
 from adpfl.learning.initial_model import save_weights
@@ -48,12 +49,12 @@ class PretrainingOutcome:
     Attributes:
         words: what the file says of its weights.
         training_loss: mean over the last tenth of the steps.
-        held_out_dice: of a tenth of the patients, who were not trained on.
+        held_out: on a tenth of the patients, who were not trained on.
     """
 
     words: str
     training_loss: float
-    held_out_dice: float
+    held_out: EvaluationRecord
 
 
 def generate_images(
@@ -149,7 +150,7 @@ def write_pretrained(
     return PretrainingOutcome(
         words=words,
         training_loss=statistics.fmean(pretrained.losses[-max(1, steps // 10) :]),
-        held_out_dice=scores.mean_dice,
+        held_out=scores,
     )
 
 

@@ -14,8 +14,15 @@ from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_colu
 from adpfl.experiment.report.next_steps import next_steps
 from adpfl.experiment.report.privacy_words import facts
 from adpfl.experiment.report.record import JoinedRecord
-from adpfl.experiment.report.results import Scores, SiteResult, clip_norm_range, mean_over_sites, site_results
-from adpfl.experiment.report.view import fixed, optional
+from adpfl.experiment.report.results import (
+    Scores,
+    SiteResult,
+    clip_norm_range,
+    mean_over_sites,
+    metric_of,
+    site_results,
+)
+from adpfl.experiment.report.view import optional
 from adpfl.experiment.report.words import number
 from adpfl.privacy.guarantee import IF_FIXED_MEANING
 
@@ -53,12 +60,12 @@ def summary(record: JoinedRecord) -> Group:
 def _results_table(results: Sequence[SiteResult]) -> Table:
     """A row a site; on a narrow terminal the headings break, the figures never."""
     columns = privacy_columns(results)
-    headings = ["site", "Dice, first → last", "threshold C", "honest ε"]
+    headings = ["site", f"{metric_of(results)}, first → last", "threshold C", "honest ε"]
     headings += ["ε if fixed*", "nominal ε"] if columns.nominal else []
     headings += ["target ε"] if columns.target else []
     rows = [
         (
-            *(result.site, _dice(result), _thresholds(result), row.honest),
+            *(result.site, _metric(result), _thresholds(result), row.honest),
             *((row.if_fixed, row.nominal) if columns.nominal else ()),
             *((row.target,) if columns.target else ()),
         )
@@ -82,10 +89,10 @@ def _mean(results: Sequence[SiteResult], pick: Callable[[SiteResult], Scores | N
     return optional(mean_over_sites(results, pick))
 
 
-def _dice(result: SiteResult) -> str:
+def _metric(result: SiteResult) -> str:
     if result.initial is None or result.final is None:
         return "not evaluated"
-    return f"{fixed(result.initial.mean_dice)} → {fixed(result.final.mean_dice)}"
+    return f"{optional(result.initial.value)} → {optional(result.final.value)}"
 
 
 def _thresholds(result: SiteResult) -> str:

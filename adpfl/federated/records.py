@@ -84,6 +84,20 @@ class CaseScore(FrozenModel):
     """At the task's tolerance, in [0, 1]; None in a record older than the key."""
 
 
+class PresenceScore(FrozenModel):
+    """A classifier's answers on one held-out case, under labels local to the site (never names)."""
+
+    case: str
+    patient: str
+    structure: str
+    crops: int
+    """Fixed crops that cover the image."""
+    shown: int
+    """Crops that show the structure."""
+    mean_probability: float
+    """Mean over the case's crops of the predicted probability that a crop shows the structure."""
+
+
 class EvaluationRecord(FrozenModel):
     """The global model after a round on this site's held-out patients. Stays at the site."""
 
@@ -91,9 +105,25 @@ class EvaluationRecord(FrozenModel):
     """0 is the initial model."""
     weights: Literal["global", "averaged"] = "global"
     """Whether the round's own model was scored, or the average of the models so far."""
-    mean_dice: float
-    """Mean over patients; a patient's cases and structures are averaged first."""
+    mean_dice: float | None
+    """Mean over patients; a patient's cases and structures are averaged first. None of a classifier."""
     scores: tuple[CaseScore, ...]
+    """Empty of a classifier."""
+    auroc: float | None = None
+    """Of a classifier, over all crops of all held-out cases, averaged over structures; None where no
+    structure has both crops that show it and crops that do not, and of a segmentation."""
+    presences: tuple[PresenceScore, ...] = ()
+    """Empty of a segmentation."""
+
+    @property
+    def metric(self) -> Literal["Dice", "AUROC"]:
+        """What this evaluation is judged by."""
+        return "AUROC" if self.presences else "Dice"
+
+    @property
+    def value(self) -> float | None:
+        """The metric's value; None where an AUROC is undefined."""
+        return self.auroc if self.presences else self.mean_dice
 
 
 class SiteRunRecord(FrozenModel):

@@ -10,17 +10,14 @@ from adpfl.data.case import Case
 from adpfl.errors import DataError
 from adpfl.federated.records import CaseScore, EvaluationRecord
 from adpfl.federated.run_plan import RunPlan
+from adpfl.learning.case_labels import case_label, patient_labels
 from adpfl.learning.initial_model import build_network
 from adpfl.learning.networks import load_into
+from adpfl.learning.presence_scores import presence_on_crops
 from adpfl.tasks.task import Task
 
 OnPrediction = Callable[[str, Case, Tensor], None]
 """(label, case, predicted mask): the mask is as `Task.write_overlay` takes it."""
-
-
-def case_label(position: int) -> str:
-    """The label of the held-out case at a position of `evaluate`'s cases: local to the site, and no name."""
-    return f"case-{position + 1:03d}"
 
 
 def evaluate(
@@ -32,7 +29,7 @@ def evaluate(
     round_number: int,
     on_prediction: OnPrediction | None = None,
 ) -> EvaluationRecord:
-    """Score every structure of every held-out case at the mask's original size.
+    """Score every structure of every held-out case at the mask's original size, or a classifier on crops.
 
     Args:
         weights: the global model, by tensor name.
@@ -40,7 +37,7 @@ def evaluate(
         task: the plan's task.
         cases: held out, in a fixed order: their labels go by position.
         round_number: whose result the model is; 0 is the initial model.
-        on_prediction: called with each prediction, for overlays.
+        on_prediction: called with each prediction, for overlays; never by a classifier, which has none.
 
     Raises:
         ModelMismatchError: `weights` is not a set of weights of the plan's network.
@@ -51,6 +48,8 @@ def evaluate(
     model = build_network(plan, task)
     load_into(model, weights, source=f"global model of round {round_number}")
     model.eval()
+    if task.kind == "classification":
+        return presence_on_crops(model, plan=plan, task=task, cases=cases, round_number=round_number)
     patients = patient_labels(cases)
     scores: list[CaseScore] = []
     with torch.inference_mode():
@@ -77,12 +76,6 @@ def evaluate(
     return EvaluationRecord(
         round=round_number, mean_dice=mean_dice_over_patients(scores), scores=tuple(scores)
     )
-
-
-def patient_labels(cases: Sequence[Case]) -> dict[str, str]:
-    """A label for each patient, by first appearance: local to the site, and no name."""
-    names = dict.fromkeys(case.patient for case in cases)
-    return {name: f"patient-{number:03d}" for number, name in enumerate(names, start=1)}
 
 
 def mean_dice_over_patients(scores: Sequence[CaseScore]) -> float:

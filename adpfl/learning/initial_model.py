@@ -62,6 +62,7 @@ def build_network(plan: RunPlan, task: Task) -> nn.Module:
         in_channels=task.in_channels,
         out_channels=len(task.structures),
         seed=plan.seed,
+        kind=task.kind,
     )
 
 

@@ -1,4 +1,4 @@
-"""The segmentation networks, in three sizes, built from MONAI and safe for per-unit gradients.
+"""The networks, in three sizes, built from MONAI and safe for per-unit gradients.
 
 Every weight is an ordinary parameter and every layer treats the records of a batch independently, so that the
 gradient of one unit's loss is a function of that unit alone: without that, no clipping bounds what a patient
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adpfl.errors import ConfigError, ModelMismatchError
+from adpfl.learning.classifiers import PresenceNetwork, ResidualEncoder, SegResNetEncoder
 from adpfl.learning.plan import NetworkPlan
 from adpfl.learning.trainable import trainable_names
 
@@ -96,8 +97,18 @@ class UNetWithHead(nn.Module):
         return logits
 
 
+Kind = Literal["segmentation", "classification"]
+"""Whether a network answers for each pixel, or for each image (`adpfl.learning.classifiers`)."""
+
+
 def build(
-    plan: NetworkPlan, *, spatial_dims: int, in_channels: int, out_channels: int, seed: int
+    plan: NetworkPlan,
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    seed: int,
+    kind: Kind = "segmentation",
 ) -> nn.Module:
     """Build a network; the same arguments give the same float32 weights, and no global generator is touched.
 
@@ -109,6 +120,7 @@ def build(
         in_channels: channels of the image.
         out_channels: structures, one logit each.
         seed: of the initial weights.
+        kind: of the answer.
 
     Raises:
         ConfigError: `spatial_dims` is neither 2 nor 3, or what is to be trainable fits no tensor.
@@ -117,31 +129,54 @@ def build(
         raise ConfigError(f"spatial_dims is {spatial_dims}; must be 2 or 3")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module
-        if plan.architecture == "unet":
-            model = UNetWithHead(
-                spatial_dims=spatial_dims,
-                in_channels=in_channels,
-                out_channels=out_channels,
-                channels=_UNET_CHANNELS[spatial_dims, plan.size],
-            )
+        if kind == "segmentation":
+            model = _segmenter(plan, spatial_dims, in_channels, out_channels)
         else:
-            shape = _SEGRESNET_SHAPES[spatial_dims, plan.size]
-            model = SegResNet(
-                spatial_dims=spatial_dims,
-                init_filters=shape.filters,
-                in_channels=in_channels,
-                out_channels=out_channels,
-                act=("RELU", {"inplace": False}),
-                norm=("GROUP", {"num_groups": shape.groups}),
-                blocks_down=shape.blocks_down,
-                blocks_up=shape.blocks_up,
-            )
+            model = _classifier(plan, spatial_dims, in_channels, out_channels)
     refuse_unsafe_layers(model)
     trained = frozenset(trainable_names(plan, [name for name, _ in model.named_parameters()]))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     return model
+
+
+def _segmenter(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    if plan.architecture == "unet":
+        return UNetWithHead(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=_UNET_CHANNELS[spatial_dims, plan.size],
+        )
+    network: nn.Module = _segresnet(plan, spatial_dims, in_channels, out_channels)
+    return network
+
+
+def _classifier(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    encoder: ResidualEncoder | SegResNetEncoder
+    if plan.architecture == "unet":
+        encoder = ResidualEncoder(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            channels=_UNET_CHANNELS[spatial_dims, plan.size],
+        )
+    else:
+        encoder = SegResNetEncoder(_segresnet(plan, spatial_dims, in_channels, out_channels))
+    return PresenceNetwork(encoder, spatial_dims=spatial_dims, out_channels=out_channels)
+
+
+def _segresnet(plan: NetworkPlan, spatial_dims: int, in_channels: int, out_channels: int) -> SegResNet:
+    shape = _SEGRESNET_SHAPES[spatial_dims, plan.size]
+    return SegResNet(
+        spatial_dims=spatial_dims,
+        init_filters=shape.filters,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        act=("RELU", {"inplace": False}),
+        norm=("GROUP", {"num_groups": shape.groups}),
+        blocks_down=shape.blocks_down,
+        blocks_up=shape.blocks_up,
+    )
 
 
 def size_divisor(plan: NetworkPlan, *, spatial_dims: int) -> int:

@@ -1,6 +1,7 @@
 """What a training step sees of a volume, and which part of a volume holds anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Final
 
 import torch
@@ -18,9 +19,14 @@ _CONTENT_DIFFERENCE: Final = 1e-3
 
 
 def foreground_patch(
-    sample: Sample, size: Sequence[int], generator: torch.Generator, *, background: float
+    sample: Sample,
+    size: Sequence[int],
+    generator: torch.Generator,
+    *,
+    background: float,
+    foreground_share: float = FOREGROUND_SHARE,
 ) -> Sample:
-    """A patch of exactly `size`, two times in three around a voxel of a structure, else anywhere.
+    """A patch of exactly `size`, as often as `foreground_share` around a voxel of a structure, else anywhere.
 
     The structure is drawn evenly among those that the volume has, so that a small one is seen as often as a
     large one; then one of its voxels. The patch stays within the volume; where the volume is smaller, it is
@@ -31,11 +37,12 @@ def foreground_patch(
         size: of the patch.
         generator: every draw comes from it.
         background: see above.
+        foreground_share: see above; in [0, 1].
     """
     spatial = sample.image.shape[1:]
     present = [index for index, one in enumerate(sample.mask) if bool(one.any())]
     draws = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    if present and draws[0] < FOREGROUND_SHARE:
+    if present and draws[0] < foreground_share:
         chosen = sample.mask[present[int(draws[1] * len(present))]]
         inside = torch.nonzero(chosen.flatten()).flatten()
         flat = int(inside[int(torch.randint(0, len(inside), (1,), generator=generator))])
@@ -57,6 +64,27 @@ def foreground_patch(
         _padded(sample.image[(slice(None), *window)].float(), size, background),
         _padded(sample.mask[(slice(None), *window)], size, 0),
     )
+
+
+def even_patches(sample: Sample, size: Sequence[int], *, background: float) -> Iterator[Sample]:
+    """The fewest patches of exactly `size` that cover the sample, evenly spaced, in a fixed order.
+
+    Args:
+        sample: image (channels, *S), mask (structures, *S).
+        size: of each patch.
+        background: pads the image along axes where the sample is smaller; the mask is padded with nothing.
+    """
+    for corner in product(*map(_even_starts, sample.image.shape[1:], size)):
+        window = tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))
+        yield Sample(
+            _padded(sample.image[(slice(None), *window)].float(), size, background),
+            _padded(sample.mask[(slice(None), *window)], size, 0),
+        )
+
+
+def _even_starts(extent: int, length: int) -> list[int]:
+    count = -(-extent // length)
+    return [round(place * (extent - length) / (count - 1)) for place in range(count)] if count > 1 else [0]
 
 
 def content_box(image: Tensor, background: float) -> tuple[slice, ...]:

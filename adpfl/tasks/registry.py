@@ -21,8 +21,11 @@ GROUP = "adpfl.tasks"
 
 _BUILT_IN = (
     EntryPoint("brain_tumor", "adpfl.tasks.brain_tumor:BrainTumor", GROUP),
+    EntryPoint("brain_tumor_presence", "adpfl.tasks.presence:BrainTumorPresence", GROUP),
     EntryPoint("kidney_tumor", "adpfl.tasks.kidney_tumor:KidneyTumor", GROUP),
+    EntryPoint("kidney_tumor_presence", "adpfl.tasks.presence:KidneyTumorPresence", GROUP),
     EntryPoint("skin_lesion", "adpfl.tasks.skin_lesion:SkinLesion", GROUP),
+    EntryPoint("skin_lesion_presence", "adpfl.tasks.presence:SkinLesionPresence", GROUP),
 )
 """Known without installed metadata too, so that a source checkout works."""
 

@@ -5,7 +5,7 @@ point group `adpfl.tasks` (see `adpfl.tasks.registry`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adpfl.data.case import Case
 from adpfl.data.grid import Grid
+from adpfl.errors import ConfigError
 from adpfl.evaluation.metrics import StructureScore, score_structures
 
 
@@ -46,7 +47,11 @@ class Reference:
 
 
 class Task(ABC):
-    """A learning problem. Subclasses are stateless and take no constructor arguments.
+    """A learning problem.
+
+    What has to do with masks (`reference`, `predict`, `score`, `original_size`, `write_prediction`,
+    `write_overlay`) raises ConfigError in a classification task. Subclasses are stateless and take no
+    constructor arguments.
 
     Volumes have the axis order (slices, rows, columns) in the fixed orientation of `adpfl.data.volumes`.
     """
@@ -115,6 +120,24 @@ class Task(ABC):
     def target_shape(self, grid: Grid) -> tuple[int, ...]:
         """Shape of a crop's mask: (structures, *grid.size), unless a task says otherwise."""
         return (len(self.structures), *grid.size)
+
+    def evaluation_crops(self, sample: Sample, grid: Grid) -> Iterator[Sample]:
+        """The crops of a held-out sample that a classification task is scored on, always the same.
+
+        Args:
+            sample: as `load` gives it.
+            grid: the one it was loaded for.
+
+        Yields:
+            Crops with their answers, as `crop` gives them.
+
+        Raises:
+            ConfigError: this is no classification task.
+        """
+        del sample, grid
+        raise ConfigError(
+            f"task {self.name} answers with masks; only a classification task is scored on crops"
+        )
 
     @abstractmethod
     def reference(self, case: Case) -> Reference:

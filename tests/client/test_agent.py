@@ -67,6 +67,23 @@ def test_a_run_from_join_to_report(open_agent, make_config, make_plan, serve):
     assert service.joins[0].training_patients["skin_lesion"] == record.training_patients
 
 
+def test_a_classifiers_run_is_scored_by_auroc_and_draws_nothing(open_agent, make_config, make_plan, serve):
+    task = "skin_lesion_presence"
+    serve(make_plan(task=task))
+    config = make_config(allowed_tasks=[task])
+    config = config.model_copy(update={"data": {task: config.data["skin_lesion"]}})
+    with open_agent(config) as agent:
+        agent.work(until_finished=True)
+    record = record_of(config)
+    assert record.status == "finished"
+    assert [evaluation.metric for evaluation in record.evaluations] == ["AUROC"] * 3
+    final = record.evaluations[-1]
+    assert final.auroc is not None
+    assert 0.0 <= final.auroc <= 1.0
+    assert {one.crops for one in final.presences} == {9}
+    assert record.overlays == ()
+
+
 def test_only_what_the_plan_makes_public_is_said_while_training(open_agent, make_config, make_plan, serve):
     service, config = serve(make_plan()), make_config()
     with open_agent(config) as agent:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adpfl.errors import DataError, IntegrityError, ProtocolError
+from adpfl.errors import ConfigError, DataError, IntegrityError, ProtocolError
 from adpfl_client.models import ModelStore, StoredModel, tensor_names
+from adpfl_client.prediction import predict_folder
 
 
 @pytest.fixture
@@ -87,3 +88,10 @@ def test_a_plan_that_breaks_a_rule_is_no_model(store, make_object, make_plan):
 def test_an_absent_file_is_said(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         StoredModel.read(tmp_path / "absent.safetensors")
+
+
+def test_a_classifier_writes_no_masks(store, make_object, make_plan, clinic, tmp_path):
+    received = receive(store, make_object(), make_plan(task="skin_lesion_presence"))
+    with pytest.raises(ConfigError, match="skin_lesion_presence answers whether a crop shows a structure"):
+        predict_folder(received.path, clinic, tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()

@@ -100,6 +100,19 @@ def test_a_lesion_in_two_sources_of_ham10000_is_named(tmp_path: Path, write_imag
     assert problems[0].startswith("ISIC_2 is in vidir_modern, but its patient's ISIC_1 is in rosendahl")
 
 
+def test_a_patient_in_two_splits_of_a_challenge_is_named(isic_folder: Folder) -> None:
+    isic_folder(["ISIC_1", "ISIC_2"])
+    folder = isic_folder(["ISIC_3", "ISIC_4"], split="Test_v2")
+    rows = ["image_id,patient_id", "ISIC_1,anna", "ISIC_2,bert", "ISIC_3,anna", "ISIC_4,"]
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    assert list(survey(FINDERS["skin_lesion"], folder).problems) == [
+        (
+            "ISIC_3 is in ISIC-2017_Test_v2_Data, but its patient's ISIC_1 is in ISIC-2017_Training_Data; "
+            "a patient must be in one split"
+        )
+    ]
+
+
 def test_a_folder_without_a_layout_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for finder in FINDERS.values():

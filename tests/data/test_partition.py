@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.data.case import Case
@@ -69,6 +69,7 @@ def test_one_patient_cannot_be_split(patients: Maker) -> None:
         split_held_out([], 0.0, 0)
 
 
+@settings(deadline=None)
 @given(
     images_of=st.lists(st.integers(1, 5), min_size=7, max_size=40),
     sites=st.integers(1, 7),

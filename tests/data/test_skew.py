@@ -3,7 +3,7 @@
 from statistics import mean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.data.skew import LEAST_PATIENTS, dirichlet_deal, quantity_deal
@@ -17,6 +17,7 @@ def names(count: int) -> list[str]:
     return [f"p{number:03d}" for number in range(count)]
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(12, 60),
     sites=st.integers(1, 6),

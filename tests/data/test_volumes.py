@@ -169,6 +169,15 @@ def test_a_header_that_announces_a_giant_is_refused_unread(tmp_path: Path) -> No
         read_volume(broken(tmp_path, header.binaryblock + b"\0" * 100, "a/a.nii"))
 
 
+@pytest.mark.parametrize("offset", [1e30, 1e15, 1e5])
+def test_voxels_beyond_the_end_are_refused(tmp_path: Path, offset: float) -> None:
+    raw = bytearray(nibabel.Nifti1Image(np.ones((3, 3, 3), np.int16), np.eye(4)).to_bytes())
+    raw[108:112] = np.float32(offset).tobytes()  # vox_offset of NIfTI-1
+    for name, content in (("a/a.nii", bytes(raw)), ("a/a.nii.gz", gzip.compress(bytes(raw)))):
+        with pytest.raises(DataError, match=r"^a/a\.nii(\.gz)? cannot be read"):
+            read_volume(broken(tmp_path, content, name))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, write_nifti: Writer, value: float) -> None:
     array = np.zeros((3, 3, 3), np.float32)
@@ -200,13 +209,23 @@ def test_dimensions_are_checked(tmp_path: Path, write_nifti: Writer) -> None:
         read_label_volume(write_nifti(tmp_path / "b.nii.gz", np.zeros((2, 2, 2, 2), np.uint8)))
 
 
-@pytest.mark.parametrize("affine", [np.diag([0.0, 1.0, 1.0, 1.0]), np.diag([np.nan, 1.0, 1.0, 1.0])])
-def test_an_affine_must_map_somewhere(tmp_path: Path, write_nifti: Writer, affine: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("affine", "told"),
+    [
+        (np.diag([0.0, 1.0, 1.0, 1.0]), "maps voxels to no place; it must be invertible"),
+        (np.diag([np.nan, 1.0, 1.0, 1.0]), "maps voxels to no place"),
+        (np.eye(4) + 1e15 * np.eye(4, k=-2), "tells no orientation; its axes must differ"),
+    ],
+    ids=["flat", "not a number", "two axes alike"],
+)
+def test_an_affine_must_map_somewhere(
+    tmp_path: Path, write_nifti: Writer, affine: np.ndarray, told: str
+) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.int16))
     image = bytearray(gzip.decompress(path.read_bytes()))
     image[280:328] = affine[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z of NIfTI-1
     path.write_bytes(gzip.compress(bytes(image)))
-    with pytest.raises(DataError, match="has an affine that maps voxels to no place"):
+    with pytest.raises(DataError, match=f"has an affine that {told}"):
         read_header(path)
 
 

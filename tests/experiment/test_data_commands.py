@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from adpfl.data.case import Case
 from adpfl.errors import ConfigError, DataError
 from adpfl.experiment import data_commands
 from adpfl.experiment.cli import app
@@ -135,6 +136,22 @@ def test_a_message_names_what_was_typed(arguments, told):
     _, error, _ = run(*arguments)
     assert isinstance(error, ConfigError)
     assert told in str(error)
+
+
+def test_a_task_of_another_package_reads_for_itself(tmp_path, monkeypatch):
+    class Retina:
+        def read(self, folder, *, with_masks):
+            if not with_masks:
+                raise DataError(f"{folder}: left.dcm has no mask")
+            return [Case("left", "anna", folder / "left.dcm", folder / "left.seg", "north")]
+
+    monkeypatch.setattr("adpfl.tasks.registry.known_tasks", lambda: ("retina",))
+    monkeypatch.setattr("adpfl.tasks.registry.get_task", lambda _: Retina())
+    lines, error, _ = run("check", tmp_path, "--task", "retina")
+    assert error is None
+    assert (lines[0]["case"], lines[0]["size"], lines[1]["sites"]) == ("left", None, {"north": 1})
+    _, error, _ = run("check", tmp_path, "--task", "retina", "--no-masks")
+    assert str(error) == f"{tmp_path}: left.dcm has no mask"
 
 
 def test_an_absent_folder_is_named(tmp_path):

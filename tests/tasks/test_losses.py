@@ -8,7 +8,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from adpfl.tasks.losses import dice_cross_entropy
+from adpfl.tasks.losses import cross_entropy, dice_cross_entropy
 
 
 def _draw(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -93,3 +93,17 @@ def test_per_unit_gradients_equal_one_unit_at_a_time() -> None:
         for name, gradient in alone.items():
             assert torch.allclose(together[name][unit], gradient, atol=1e-6)
     assert not together["weight"][3].any()
+
+
+def test_an_answer_an_image_by_hand_and_with_padding() -> None:
+    """Logit 0 costs ln 2 whatever the answer; a padded record costs nothing."""
+    logits = torch.tensor([[0.0, 0.0], [40.0, -40.0], [5.0, 5.0]])
+    answers = torch.tensor([[1, 0], [1, 0], [0, 0]], dtype=torch.uint8)
+    present = torch.tensor([True, True, False])
+    assert cross_entropy(logits, answers, present).item() == pytest.approx(math.log(2) / 2)
+    assert cross_entropy(logits[:1], answers[:1]).item() == pytest.approx(math.log(2))
+    nobody = torch.zeros(3)
+    logits.requires_grad_()
+    cross_entropy(logits, answers, nobody).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()

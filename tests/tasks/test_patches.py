@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adpfl.tasks.patches import FOREGROUND_SHARE, content_box, foreground_patch
+from adpfl.tasks.patches import FOREGROUND_SHARE, content_box, even_patches, foreground_patch
 from adpfl.tasks.task import Sample
 
 
@@ -91,3 +91,16 @@ def test_the_content_is_what_differs_from_the_background_in_any_channel() -> Non
     image[0, 1, 2, 3] = 0.0
     image[1, 4, 2, 5] = 1.0
     assert content_box(image, -2.34) == (slice(1, 5), slice(2, 3), slice(3, 6))
+
+
+def test_even_patches_are_few_cover_all_and_keep_their_order() -> None:
+    sample = _sample((20, 9, 8))
+    patches = list(even_patches(sample, (8, 9, 16), background=-1.0))
+    assert len(patches) == 3
+    starts = [float(patch.image[patch.image >= 0].min()) for patch in patches]
+    assert starts == [0.0, 6 * 72.0, 12 * 72.0]
+    seen = torch.cat([patch.image.flatten() for patch in patches]).unique()
+    assert torch.equal(seen[seen >= 0], sample.image.flatten())
+    for patch in patches:
+        assert patch.image.shape == (1, 8, 9, 16)
+        assert int((patch.image == -1.0).sum()) == 8 * 9 * 8

@@ -1,4 +1,4 @@
-"""What a comparison says when it ends: each arm's Dice with both epsilons, the overhead, what went wrong."""
+"""What a comparison says when it ends: each arm's score with both epsilons, the overhead, what went wrong."""
 
 import json
 import statistics
@@ -17,9 +17,17 @@ from adpfl.experiment.report.words import number
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 
 
-def mean_dice(run: JoinedRun) -> float:
-    """The final model's Dice: the mean over sites of their means over patients."""
-    return statistics.fmean(site.evaluations[-1].mean_dice for site in run.record.sites)
+def final_value(run: JoinedRun) -> float | None:
+    """The final model's Dice or AUROC, the mean over sites that have one; None where none has."""
+    values = [site.evaluations[-1].value for site in run.record.sites]
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None
+
+
+def metric_of(comparison: Comparison) -> str:
+    """What the runs are judged by: "Dice", or "AUROC" of classifiers."""
+    runs = comparison.runs.values()
+    return next((site.evaluations[-1].metric for run in runs for site in run.record.sites), "Dice")
 
 
 def worst_guarantee(run: JoinedRun) -> Guarantee:
@@ -56,7 +64,7 @@ def _document(comparison: Comparison) -> dict[str, object]:
             "group": cells[0].group,
             "arm": cells[0].arm,
             "value": cells[0].value,
-            "dice": [round(mean_dice(comparison.runs[cell.cell]), 4) for cell in cells],
+            metric_of(comparison).lower(): [_rounded(comparison.runs[cell.cell]) for cell in cells],
             "honest_epsilon": _figure(worst_guarantee(comparison.runs[cells[0].cell]).epsilon),
             "nominal_epsilon": worst_guarantee(comparison.runs[cells[0].cell]).nominal_epsilon,
         }
@@ -76,18 +84,28 @@ def _print_table(comparison: Comparison, console: Console) -> None:
         console.print(SYNTHETIC, style="bold")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(
-        ("", "varied", "runs", "Dice, mean", "least to most", "honest ε", "ε if fixed*", "nominal ε")
+        (
+            "",
+            "varied",
+            "runs",
+            f"{metric_of(comparison)}, mean",
+            "least to most",
+            "honest ε",
+            "ε if fixed*",
+            "nominal ε",
+        )
     ):
         table.add_column(heading, justify="right" if place else "left")
     for cells in _rows(comparison):
-        scores = [mean_dice(comparison.runs[cell.cell]) for cell in cells]
+        values = [final_value(comparison.runs[cell.cell]) for cell in cells]
+        scores = [value for value in values if value is not None]
         figure = worst_guarantee(comparison.runs[cells[0].cell])
         table.add_row(
             cells[0].label,
             "" if cells[0].value is None else f"{cells[0].group.replace('_', ' ')} {cells[0].value:g}",
             str(len(cells)),
-            f"{statistics.fmean(scores):.3f}",
-            f"{min(scores):.3f} to {max(scores):.3f}",
+            f"{statistics.fmean(scores):.3f}" if scores else "undefined",
+            f"{min(scores):.3f} to {max(scores):.3f}" if scores else "",
             number(figure.epsilon),
             "" if figure.epsilon_if_fixed is None else number(figure.epsilon_if_fixed),
             "" if figure.nominal_epsilon is None else f"{figure.nominal_epsilon:g}",
@@ -106,6 +124,11 @@ def _rows(comparison: Comparison) -> list[list[CellPlan]]:
         if cell.cell in comparison.runs:
             rows.setdefault((cell.group, cell.arm, cell.value), []).append(cell)
     return list(rows.values())
+
+
+def _rounded(run: JoinedRun) -> float | None:
+    value = final_value(run)
+    return None if value is None else round(value, 4)
 
 
 def _figure(epsilon: float) -> float | str:

@@ -5,7 +5,7 @@ rate, momentum and steps were set on the FL arm alone and hold for every arm; th
 on curves that `adpfl sweep` draws anew.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adpfl.errors import ConfigError
 
@@ -86,6 +86,14 @@ _SETTINGS = {
         cases=20,
         evaluate_every=8,
     ),
+}
+
+
+# A crop stands for an image: what the network sees of it, and a lower rate, which pooled features need.
+_SETTINGS |= {
+    "skin_lesion_presence": replace(_SETTINGS["skin_lesion"], image_size=(32, 32), learning_rate=0.05),
+    "kidney_tumor_presence": replace(_SETTINGS["kidney_tumor"], image_size=(16, 16, 16), learning_rate=0.05),
+    "brain_tumor_presence": replace(_SETTINGS["brain_tumor"], image_size=(16, 16, 16), learning_rate=0.05),
 }
 
 

@@ -47,7 +47,7 @@ def read_standing(folder: DemoFolder, plan: RunPlan) -> Standing:
         if record is None:
             continue
         steps[site] = len(record.steps)
-        if record.evaluations:
+        if record.evaluations and record.evaluations[-1].mean_dice is not None:
             dice[site] = (record.evaluations[-1].round, record.evaluations[-1].mean_dice)
     return Standing(len(closed), tuple(len(entry.sites) for entry in closed), dice, steps)
 

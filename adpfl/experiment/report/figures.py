@@ -1,4 +1,4 @@
-"""The report's charts: Dice over rounds, Dice over patients, thresholds and norms over steps.
+"""The report's charts: Dice or AUROC over rounds, Dice over patients, thresholds and norms over steps.
 
 Dice axes always run from 0 to 1, so that no arm looks better by its scale. Series differ by colour, marker
 and label.
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from adpfl.experiment.report.drawing import drawing, quiet, short, spread_apart, to_svg
 from adpfl.experiment.report.palette import LIGHT, SITE_MARKERS, site_role
-from adpfl.experiment.report.results import SiteResult, Spread
+from adpfl.experiment.report.results import SiteResult, Spread, metric_of
 from adpfl.experiment.report.words import number
 from adpfl.federated.records import StepRecord
 
@@ -33,19 +33,19 @@ def both_widths(name: str, draw: ChartAt, results: Sequence[SiteResult]) -> Mark
 
 
 def convergence(name: str, results: Sequence[SiteResult], width: int) -> Markup:
-    """Mean held-out Dice of the global model at each site, over rounds."""
-    evaluated = [result for result in results if result.record.evaluations]
-    last_round = max(evaluation.round for result in evaluated for evaluation in result.record.evaluations)
+    """Held-out Dice, or AUROC, of the global model at each site, over rounds."""
+    evaluated = [result for result in results if _measured(result)]
+    metric = "AUROC" if metric_of(results) == "AUROC" else "mean Dice"
+    last_round = max(number for result in evaluated for number, _ in _measured(result))
     with drawing(name, width, 260 if width < WIDE else 330) as figure:
         axes = figure.subplots()
         quiet(axes)
         for result in evaluated:
-            rounds = [evaluation.round for evaluation in result.record.evaluations]
-            dice = [evaluation.mean_dice for evaluation in result.record.evaluations]
+            rounds, values = zip(*_measured(result), strict=True)
             color = LIGHT[site_role(result.position)]
             axes.plot(
                 rounds,
-                dice,
+                values,
                 color=color,
                 linewidth=2,
                 marker=SITE_MARKERS[result.position % len(SITE_MARKERS)],
@@ -59,11 +59,11 @@ def convergence(name: str, results: Sequence[SiteResult], width: int) -> Markup:
         axes.set_xlim(0, max(last_round, 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if width < WIDE else 12))
         axes.set_xlabel("round (0 is the initial model)")
-        axes.set_title("mean Dice on held-out patients", loc="left", color=LIGHT["muted"])
-        ends = "; ".join(f"{r.site} {number(r.record.evaluations[-1].mean_dice)}" for r in evaluated)
+        axes.set_title(f"{metric} on held-out patients", loc="left", color=LIGHT["muted"])
+        ends = "; ".join(f"{r.site} {number(_measured(r)[-1][1])}" for r in evaluated)
         return to_svg(
             figure,
-            description=f"Mean Dice over rounds 0 to {last_round}. At the end: {ends}.",
+            description=f"{metric} over rounds 0 to {last_round}. At the end: {ends}.",
             css_class="wide" if width >= WIDE else "narrow",
         )
 
@@ -152,9 +152,15 @@ def norm_range(results: Sequence[SiteResult]) -> tuple[float, float] | None:
     return (min(seen) / 1.25, max(seen) * 1.25) if seen else None
 
 
+def _measured(result: SiteResult) -> list[tuple[int, float]]:
+    """Rounds with the metric's value, where it is defined."""
+    evaluations = result.record.evaluations
+    return [(one.round, one.value) for one in evaluations if one.value is not None]
+
+
 def _label_ends(axes: Axes, evaluated: Sequence[SiteResult], last_round: int) -> None:
     """Name each curve at its end and give its last value, without overlaps."""
-    ends = [result.record.evaluations[-1].mean_dice for result in evaluated]
+    ends = [_measured(result)[-1][1] for result in evaluated]
     for result, end, height in zip(evaluated, ends, spread_apart(ends, 0.075, 0.03, 0.97), strict=True):
         axes.annotate(
             f"{short(result.site)} {end:.3f}",

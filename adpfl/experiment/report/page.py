@@ -13,7 +13,7 @@ from adpfl.experiment.report.next_steps import next_steps
 from adpfl.experiment.report.palette import site_role
 from adpfl.experiment.report.record import JoinedRun
 from adpfl.experiment.report.rendering import css_color, rendered, write_text
-from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, site_results
+from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, metric_of, site_results
 
 
 def render(run: JoinedRun, *, joined_by_owner: bool = False) -> str:
@@ -43,7 +43,8 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "synthetic": data_words.SYNTHETIC if record.data_note.synthetic else None,
         "role": site_role,
         "fixed": view.fixed,
-        "dice": view.dice,
+        "metric": metric_of(results),
+        "metric_value": view.metric_value,
         "hd95": view.hd95,
         "hd95_words": view.hd95_words(server, results),
         "trained_patients": partial(view.trained_patients, server),
@@ -57,8 +58,11 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "mean_initial": view.optional(mean_over_sites(results, lambda result: result.initial)),
         "mean_final": view.optional(mean_over_sites(results, lambda result: result.final)),
         "structures": view.structure_rows(results),
+        "several_structures": view.several_structures(results),
         "result_notes": view.result_notes(results),
-        "convergence": view.chart("convergence", results, any(r.record.evaluations for r in results)),
+        "convergence": view.chart(
+            "convergence", results, any(r.final and r.final.value is not None for r in results)
+        ),
         "patients": view.chart("patients", results, any(r.final and r.final.dice for r in results)),
         "galleries": view.galleries(run),
         "reference_words": data_words.reference_words(record.data_note),

@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from adpfl.federated.records import CaseScore, EvaluationRecord, ServerRound, ServerRunRecord, SiteRunRecord
 
@@ -45,16 +46,22 @@ class Scores:
 
     Attributes:
         round: 0 is the initial model.
-        mean_dice: as the site recorded it.
+        metric: what the evaluation is judged by: AUROC of a classifier, else Dice.
+        value: of the metric, as the site recorded it; None where an AUROC is undefined.
         dice: over patients; None where the record holds no score.
+        surface_dice: over patients; None where there is none.
+        assd: over patients with a finite distance, in the unit of `hd95`; None where there is none.
         hd95: over patients with a finite distance; None where there is none.
         hd95_unit: `mm` or `px`.
         hd95_undefined: patients without a distance, because one of the two masks is empty.
     """
 
     round: int
-    mean_dice: float
+    metric: Literal["Dice", "AUROC"]
+    value: float | None
     dice: Spread | None
+    surface_dice: Spread | None
+    assd: Spread | None
     hd95: Spread | None
     hd95_unit: str
     hd95_undefined: int
@@ -111,8 +118,11 @@ def scores_of(evaluation: EvaluationRecord) -> Scores:
     patients = {score.patient for score in evaluation.scores}
     return Scores(
         round=evaluation.round,
-        mean_dice=evaluation.mean_dice,
+        metric=evaluation.metric,
+        value=evaluation.value,
         dice=spread(_per_patient(evaluation.scores, lambda score: score.dice)),
+        surface_dice=spread(_per_patient(evaluation.scores, lambda score: score.surface_dice)),
+        assd=spread(_per_patient(evaluation.scores, lambda score: score.assd)),
         hd95=spread(hd95),
         hd95_unit=evaluation.scores[0].hd95_unit if evaluation.scores else "px",
         hd95_undefined=len(patients) - len(hd95),
@@ -154,9 +164,15 @@ def spread(values: Iterable[float]) -> Spread | None:
 def mean_over_sites(
     results: Iterable[SiteResult], pick: Callable[[SiteResult], Scores | None]
 ) -> float | None:
-    """Plain mean of the sites' Dice, whatever their sizes; None where no site was evaluated."""
-    means = [scores.mean_dice for result in results if (scores := pick(result)) is not None]
+    """Plain mean of the sites' metric, whatever their sizes; None where no site has one."""
+    picked = [scores.value for result in results if (scores := pick(result)) is not None]
+    means = [value for value in picked if value is not None]
     return statistics.fmean(means) if means else None
+
+
+def metric_of(results: Iterable[SiteResult]) -> Literal["Dice", "AUROC"]:
+    """What a run is judged by."""
+    return next((result.final.metric for result in results if result.final), "Dice")
 
 
 def clip_norm_range(record: SiteRunRecord) -> tuple[float, float] | None:

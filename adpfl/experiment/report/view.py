@@ -1,6 +1,7 @@
 """The report's rows, tiles and pictures: a joined record turned into exactly what the template shows."""
 
 import base64
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from adpfl.experiment.report.results import (
     closed_rounds,
     contributors,
     mean_over_sites,
+    metric_of,
     scores_by_structure,
     site_results,
 )
@@ -46,6 +48,8 @@ class StructureRow:
     structure: str
     dice: str
     hd95: str
+    surface_dice: str
+    assd: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,11 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
     final = mean_over_sites(results, lambda result: result.final)
     initial = mean_over_sites(results, lambda result: result.initial)
     if final is not None:
-        items.append(GlanceItem("Dice, mean of sites", fixed(final), f"{optional(initial)} before training"))
+        items.append(
+            GlanceItem(
+                f"{metric_of(results)}, mean of sites", fixed(final), f"{optional(initial)} before training"
+            )
+        )
     items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
     items.append(_sites_item(server))
     verdict = explanation.verdict(server.plan, record.sites)
@@ -143,10 +151,17 @@ def structure_rows(results: Sequence[SiteResult]) -> list[StructureRow]:
         parts = scores_by_structure(result.record.evaluations[-1]) if result.record.evaluations else ()
         if len(parts) > 1:
             rows += [
-                StructureRow(result.site, result.position, name, dice(scores), hd95(scores))
+                StructureRow(
+                    result.site, result.position, name, metric_value(scores), hd95(scores), *_surface(scores)
+                )
                 for name, scores in parts
             ]
     return rows
+
+
+def several_structures(results: Sequence[SiteResult]) -> bool:
+    """Whether a picture shows more than one structure, and so has panels and a legend of its own."""
+    return any(len({score.structure for score in _final_scores(result)}) > 1 for result in results)
 
 
 def result_notes(results: Sequence[SiteResult]) -> list[str]:
@@ -159,9 +174,20 @@ def result_notes(results: Sequence[SiteResult]) -> list[str]:
             f"HD95 is undefined where one of the two masks is empty: {told} under the final model. Such a "
             "miss counts as Dice 0 and is left out of HD95, so read the two together."
         )
+    notes += [_crop_note(r) for r in results if r.final and r.final.metric == "AUROC"]
     if silent := [result.site for result in results if result.final is None]:
         notes.append(f"No evaluation was recorded at {words.joined(silent)}.")
     return notes
+
+
+def _crop_note(result: SiteResult) -> str:
+    """What an AUROC is over, and why it may be missing."""
+    presences = result.record.evaluations[-1].presences
+    crops, shown = sum(one.crops for one in presences), sum(one.shown for one in presences)
+    told = f"{result.site}: AUROC over {words.count(crops, 'crop')} that cover the held-out images"
+    if shown in {0, crops}:
+        return f"{told}; undefined, because {'every' if shown else 'no'} crop shows the structure."
+    return f"{told}, {shown} of which show the structure."
 
 
 def chart(name: str, results: Sequence[SiteResult], possible: bool) -> Markup | None:  # noqa: FBT001 - one condition
@@ -192,7 +218,7 @@ def galleries(run: JoinedRun) -> list[Gallery]:
     each = max(1, MAX_OVERLAYS // max(1, len(results)))
     shown = []
     for result in results:
-        dice_of = {score.case: score.dice for score in _final_scores(result)}
+        dice_of = _dice_by_case(_final_scores(result))
         pictures = tuple(
             Picture(
                 uri="data:image/png;base64," + base64.b64encode(overlay.png).decode("ascii"),
@@ -242,9 +268,9 @@ def optional(value: float | None) -> str:
     return "–" if value is None else fixed(value)  # noqa: RUF001 - a dash in an empty cell
 
 
-def dice(scores: Scores | None) -> str:
-    """Mean Dice of one evaluation."""
-    return optional(scores.mean_dice if scores else None)
+def metric_value(scores: Scores | None) -> str:
+    """Mean Dice, or AUROC, of one evaluation."""
+    return optional(scores.value if scores else None)
 
 
 def hd95(scores: Scores | None) -> str:
@@ -252,6 +278,20 @@ def hd95(scores: Scores | None) -> str:
     if scores is None or scores.hd95 is None:
         return "–"  # noqa: RUF001 - a dash in an empty cell
     return f"{words.number(scores.hd95.mean)} {scores.hd95_unit}"
+
+
+def _surface(scores: Scores) -> tuple[str, str]:
+    """Surface Dice, and ASSD with its unit."""
+    distance = "–" if scores.assd is None else f"{words.number(scores.assd.mean)} {scores.hd95_unit}"  # noqa: RUF001 - a dash in an empty cell
+    return optional(scores.surface_dice.mean if scores.surface_dice else None), distance
+
+
+def _dice_by_case(scores: Sequence[CaseScore]) -> dict[str, float]:
+    """Mean over a case's structures."""
+    by_case: dict[str, list[float]] = {}
+    for score in scores:
+        by_case.setdefault(score.case, []).append(score.dice)
+    return {case: statistics.fmean(values) for case, values in by_case.items()}
 
 
 def _final_scores(result: SiteResult) -> tuple[CaseScore, ...]:

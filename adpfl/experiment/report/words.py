@@ -21,6 +21,9 @@ TASKS = {
     "skin_lesion": "skin-lesion segmentation in dermoscopic images",
     "kidney_tumor": "kidney-tumour segmentation in CT",
     "brain_tumor": "brain-tumour segmentation in MRI",
+    "skin_lesion_presence": "skin-lesion detection in tiles of dermoscopic images",
+    "kidney_tumor_presence": "kidney-tumour detection in patches of CT",
+    "brain_tumor_presence": "brain-tumour detection in patches of MRI",
 }
 ARMS: dict[Arm, str] = {
     "fl": "plain federated averaging and no privacy mechanism (FL)",
@@ -123,6 +126,9 @@ def run_sentence(server: ServerRunRecord) -> str:
     task = TASKS.get(plan.task, f"the task {plan.task}")
     network = f"{plan.network.size} {NETWORKS.get(plan.network.architecture, plan.network.architecture)}"
     size = " × ".join(str(side) for side in plan.image_size)  # noqa: RUF001 - a multiplication sign
+    if plan.spacing_mm is not None:
+        voxel = " × ".join(f"{side:g}" for side in plan.spacing_mm)  # noqa: RUF001 - a multiplication sign
+        size += f" voxels of {voxel} mm"
     cohort, trained, closed = len(plan.cohort.sites), len(contributors(server)), len(closed_rounds(server))
     who = (
         f"{count_of(trained, cohort, 'site')} trained" if closed else f"{count(cohort, 'site')} are to train"

@@ -51,7 +51,7 @@ def test_a_case_counts_once_and_a_missing_distance_is_counted():
     assert (found.hd95_undefined, found.hd95_unit) == (1, "mm")
     (kidney, of_kidney), (tumour, of_tumour) = scores_by_structure(evaluation)
     assert (kidney, tumour) == ("kidney", "tumour")
-    assert (of_kidney.mean_dice, of_tumour.mean_dice) == pytest.approx((0.4, 0.5))
+    assert (of_kidney.value, of_tumour.value) == pytest.approx((0.4, 0.5))
     assert of_tumour.hd95.values == (4.0,)
 
 
@@ -70,7 +70,7 @@ def test_a_patient_with_two_images_counts_once():
 def test_sites_count_equally(plan_of, server_of, site_of):
     plan = plan_of("adp-fl")
     results = site_results(server_of(plan), [site_of(plan, name) for name in plan.cohort.sites])
-    finals = [result.final.mean_dice for result in results]
+    finals = [result.final.value for result in results]
     assert mean_over_sites(results, lambda result: result.final) == pytest.approx(sum(finals) / 3)
     assert mean_over_sites([], lambda result: result.final) is None
 

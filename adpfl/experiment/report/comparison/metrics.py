@@ -96,11 +96,11 @@ OVERLAP_AND_BOUNDARY: Final = (DICE, HD95, ASSD, SURFACE_DICE)
 def metrics_of(sites: Iterable[SiteRunRecord]) -> tuple[Metric, ...]:
     """The figures that these records hold, the leading one first.
 
-    AUROC alone where any evaluation has one (a classification task); otherwise Dice and whichever boundary
+    AUROC alone of a classification task, also where it is undefined; otherwise Dice and whichever boundary
     figures stand in the records.
     """
     evaluations = [site.evaluations[-1] for site in sites if site.evaluations]
-    if any(auroc_of(evaluation) is not None for evaluation in evaluations):
+    if any(evaluation.metric == "AUROC" for evaluation in evaluations):
         return (AUROC,)
     scores = [score for evaluation in evaluations for score in evaluation.scores]
     found = [
@@ -113,5 +113,4 @@ def metrics_of(sites: Iterable[SiteRunRecord]) -> tuple[Metric, ...]:
 
 def auroc_of(evaluation: EvaluationRecord) -> float | None:
     """The site's AUROC, where the task classifies and both classes were held out."""
-    value: float | None = getattr(evaluation, "auroc", None)
-    return value
+    return evaluation.auroc
