@@ -163,3 +163,43 @@ def test_an_absent_folder_is_named(tmp_path):
 def test_examples_name_the_commands():
     assert data_commands.CHECK_EXAMPLE.startswith("Example: adpfl data check ")
     assert data_commands.GENERATE_EXAMPLE.startswith("Example: adpfl data generate ")
+
+
+@pytest.mark.parametrize("task", ["kidney_tumor", "brain_tumor"])
+def test_generated_volumes_pass_the_check(tmp_path, task):
+    folder = tmp_path / "hospital"
+    result = CliRunner().invoke(
+        app, ["data", "generate", str(folder), "--task", task, "--profile", "C", "--cases", "2"]
+    )
+    assert f"{folder}: 2 images of 2 patients, profile C, seed 0" in result.stdout
+    checked = CliRunner().invoke(app, ["data", "check", str(folder), "--task", task, "--json"])
+    assert checked.exit_code == 0
+    assert json.loads(checked.stdout.splitlines()[-1])["sites"] == {"site-C": 2}
+
+
+def test_masks_are_painted_with_their_hospitals(tmp_path):
+    labels = np.zeros((12, 12, 40), dtype=np.uint8)
+    labels[2:10, 2:10, 2:12] = 1
+    labels[2:10, 2:10, 28:38] = 1
+    labels[4:8, 4:8, 30:36] = 2
+    np.savez(tmp_path / "masks.npz", case_00000=labels, case_00001=labels)
+    records = [{"case": f"case_0000{index}", "site": 13 + index, "sz": 3.0} for index in range(2)]
+    (tmp_path / "masks.json").write_text(json.dumps(records))
+    command = ["data", "generate", str(tmp_path / "ct"), "--task", "kidney_tumor", "--masks"]
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "masks.npz")])
+    assert "2 images on real masks of 2 hospitals" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profile", "Z"], "--profile is 'Z'; must be one of A, B, C, D"),
+        (["--task", "lung"], "'lung'; must be one of skin_lesion"),
+        (["--masks", "m.npz"], "--masks goes with --task kidney_tumor"),
+        (["--masks", "m.npz", "--task", "kidney_tumor", "--profile", "A"], "without --profile"),
+    ],
+)
+def test_generate_refuses_what_does_not_fit(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(app, ["data", "generate", str(tmp_path / "x"), *options], catch_exceptions=False)
+    assert not (tmp_path / "x").exists()
