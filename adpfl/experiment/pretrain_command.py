@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from adpfl.errors import ConfigError
+from adpfl.experiment.comparison.options import numbers
 
 EXAMPLE: Final = "Example: adpfl pretrain --task skin_lesion --output warm.safetensors"
 
@@ -16,7 +17,7 @@ _STATEMENT_LIMIT: Final = 300
 
 def pretrain(
     *,
-    task: Annotated[str, typer.Option(help="What the network is to segment.")] = "skin_lesion",
+    task: Annotated[str, typer.Option(help="skin_lesion, kidney_tumor or brain_tumor.")] = "skin_lesion",
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     profiles: Annotated[
         str, typer.Option(help="Whose images to generate: letters of sites, separated by commas.")
@@ -26,8 +27,11 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, help="Of images, weights and order.")] = 0,
     network: Annotated[str, typer.Option(help="Architecture and size, as unet:tiny.")] = "unet:tiny",
     image_size: Annotated[
-        str, typer.Option(help="Pixels of the network's input, as 128x128; three numbers for volumes.")
-    ] = "128x128",
+        str | None, typer.Option(metavar="N,N[,N]", help="What the network sees [by task].")
+    ] = None,
+    spacing_mm: Annotated[
+        str | None, typer.Option(metavar="MM,MM,MM", help="Of a voxel, for volumes [by task].")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Train on this folder instead of generating one.")] = None,
     public_data: Annotated[
         str | None,
@@ -47,6 +51,7 @@ def pretrain(
     import tempfile  # noqa: PLC0415 - help needs none of these
 
     from adpfl.config import parse  # noqa: PLC0415
+    from adpfl.experiment.comparison.task_settings import settings_of  # noqa: PLC0415
     from adpfl.experiment.pretraining import (  # noqa: PLC0415
         generate_images,
         read_images,
@@ -58,11 +63,13 @@ def pretrain(
 
     if public_data is not None:
         _check_statement(data, public_data)
+    settings = settings_of(task)
     architecture, _, network_size = network.partition(":")
     plan = pretraining_plan(
         task,
         parse({"architecture": architecture, "size": network_size}, NetworkPlan, source="--network"),
-        image_size=_extents(image_size),
+        image_size=settings.image_size if image_size is None else _sizes(image_size),
+        spacing_mm=settings.spacing_mm if spacing_mm is None else _spacing(spacing_mm),
         steps=steps,
         seed=seed,
     )
@@ -75,11 +82,19 @@ def pretrain(
         with _progress() as tell:
             outcome = write_pretrained(output, plan, images, progress=tell)
     typer.echo(f"{output}: {outcome.words}")
-    value = outcome.held_out.value
+    reached = "undefined" if outcome.held_out is None else f"{outcome.held_out:.3f}"
     typer.echo(
-        f"loss {outcome.training_loss:.3f} at the end; {outcome.held_out.metric} "
-        f"{'undefined' if value is None else f'{value:.3f}'} on a tenth of the patients, who were held out"
+        f"loss {outcome.training_loss:.3f} at the end; mean {outcome.metric} {reached} on a tenth of the "
+        "patients, who were held out"
     )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in numbers("--image-size", text, int))
+
+
+def _spacing(text: str) -> tuple[float, ...]:
+    return tuple(float(size) for size in numbers("--spacing-mm", text, float))
 
 
 def _check_statement(data: Path | None, statement: str) -> None:
@@ -90,14 +105,6 @@ def _check_statement(data: Path | None, statement: str) -> None:
             f"--public-data is {statement!r}; must say in 10 to {_STATEMENT_LIMIT} characters who states "
             "that the images are public, and why"
         )
-
-
-def _extents(text: str) -> tuple[int, ...]:
-    """`128x128` as (128, 128)."""
-    parts = text.split("x")
-    if len(parts) not in (2, 3) or not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"--image-size is {text!r}; must be two or three numbers, as 128x128")
-    return tuple(int(part) for part in parts)
 
 
 @contextmanager

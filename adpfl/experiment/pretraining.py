@@ -6,16 +6,15 @@ plan, for every site to see.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from adpfl.data.case import Case
 from adpfl.data.partition import split_held_out
-from adpfl.data.synthetic.dermoscopy import is_generated, write_clinic
-from adpfl.data.synthetic.dermoscopy_sites import PROFILES
+from adpfl.data.synthetic.hospitals import PROFILES, is_generated, write_hospital
 from adpfl.errors import ConfigError, DataError
-from adpfl.federated.records import EvaluationRecord
+from adpfl.experiment.comparison.task_settings import settings_of
 from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.evaluate import evaluate
 from adpfl.learning.initial_model import save_weights
@@ -24,7 +23,6 @@ from adpfl.tasks.registry import get_task
 from adpfl.tasks.task import Task
 
 HELD_OUT_FRACTION: Final = 0.1
-_GENERATED_TASK: Final = "skin_lesion"
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,14 @@ class PretrainingOutcome:
     Attributes:
         words: what the file says of its weights.
         training_loss: mean over the last tenth of the steps.
-        held_out: on a tenth of the patients, who were not trained on.
+        metric: Dice, or AUROC of a classifier.
+        held_out: its value on a tenth of the patients, who were not trained on; None where undefined.
     """
 
     words: str
     training_loss: float
-    held_out: EvaluationRecord
+    metric: str
+    held_out: float | None
 
 
 def generate_images(
@@ -73,8 +73,7 @@ def generate_images(
         ConfigError: the task has no generator, or a profile is unknown or named twice.
         DataError: the folder cannot be written.
     """
-    if task != _GENERATED_TASK:
-        raise ConfigError(f"--task is {task}; must be {_GENERATED_TASK} to generate images, or give --data")
+    settings, known = settings_of(task), get_task(task)
     for profile in profiles:
         if profile not in PROFILES or profiles.count(profile) > 1:
             raise ConfigError(
@@ -85,10 +84,16 @@ def generate_images(
     found: list[Case] = []
     for place, profile in enumerate(profiles):
         share = cases // len(profiles) + (place < cases % len(profiles))
-        found += write_clinic(folder / profile, profile, images=share, seed=seed)
+        write_hospital(settings.images, folder / profile, profile, cases=share, seed=seed)
+        found += [_named_apart(case, profile) for case in known.read(folder / profile)]
     plural = "profile" if len(profiles) == 1 else "profiles"
     words = f"{len(found)} generated images that show no person, {plural} {', '.join(profiles)}, seed {seed}"
     return PretrainingImages(tuple(found), "generated", words)
+
+
+def _named_apart(case: Case, profile: str) -> Case:
+    """The case under a name of its profile: two imaginary hospitals may number their patients alike."""
+    return replace(case, case=f"{profile}-{case.case}", patient=f"{profile}-{case.patient}")
 
 
 def read_images(folder: Path, task: Task, statement: str | None) -> PretrainingImages:
@@ -150,7 +155,8 @@ def write_pretrained(
     return PretrainingOutcome(
         words=words,
         training_loss=statistics.fmean(pretrained.losses[-max(1, steps // 10) :]),
-        held_out=scores,
+        metric=scores.metric,
+        held_out=scores.value,
     )
 
 

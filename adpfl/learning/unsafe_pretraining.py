@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adpfl.config import parse
 from adpfl.data.case import Case
-from adpfl.federated.run_plan import CohortPlan, RunPlan
+from adpfl.federated.run_plan import RunPlan
 from adpfl.learning.initial_model import build_network
 from adpfl.learning.local_update import DivergedError
 from adpfl.learning.networks import weights_of
-from adpfl.learning.plan import LocalPlan, NetworkPlan
+from adpfl.learning.plan import NetworkPlan
 from adpfl.learning.units import TrainingUnits
-from adpfl.privacy.plan import Sampling, UnsafeNonePrivacy
 from adpfl.tasks.task import Task
 
 BATCH_RECORDS = 16
@@ -50,19 +50,24 @@ def pretraining_plan(
     steps: int,
     seed: int,
 ) -> RunPlan:
-    """What `unsafe_pretrain` trains, as a plan: no site, no privacy."""
-    return RunPlan(
-        run=_RUN,
-        task=task,
-        network=network,
-        image_size=image_size,
-        spacing_mm=spacing_mm,
-        rounds=1,
-        local=LocalPlan(steps=steps, learning_rate=LEARNING_RATE),
-        cohort=CohortPlan(sites=(_RUN,), quorum=1),
-        privacy=UnsafeNonePrivacy(mode="none", unit="record", sampling=Sampling(mode="full")),
-        seed=seed,
-    )
+    """What `unsafe_pretrain` trains, as a plan: no site, no privacy.
+
+    Raises:
+        ConfigError: a size breaks a rule.
+    """
+    document = {
+        "run": _RUN,
+        "task": task,
+        "network": network.model_dump(mode="json"),
+        "image_size": list(image_size),
+        "spacing_mm": None if spacing_mm is None else list(spacing_mm),
+        "rounds": 1,
+        "local": {"steps": steps, "learning_rate": LEARNING_RATE},
+        "cohort": {"sites": [_RUN], "quorum": 1},
+        "privacy": {"mode": "none", "unit": "record", "sampling": {"mode": "full"}},
+        "seed": seed,
+    }
+    return parse(document, RunPlan, source="pretraining")
 
 
 def unsafe_pretrain(

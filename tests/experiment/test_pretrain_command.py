@@ -15,7 +15,7 @@ from adpfl.wire.safetensors_file import read_header, read_warm_start
 from adpfl_server.config import RunEntry
 from adpfl_server.weights import plan_of
 
-SMALL = ["--steps", "2", "--image-size", "32x32", "--seed", "3"]
+SMALL = ["--steps", "2", "--image-size", "32,32", "--seed", "3"]
 STATEMENT = "ISIC 2017, CC0, says the author of this test"
 
 
@@ -108,8 +108,9 @@ def test_a_folder_of_generated_images_needs_no_statement(tmp_path: Path) -> None
     [
         (["--profiles", "A,Z"], "--profiles is 'A,Z'; must name each once, of: A, B, C, D"),
         (["--profiles", "A,A"], "--profiles is 'A,A'"),
-        (["--task", "no_such"], "--task is no_such"),
-        (["--image-size", "32"], "--image-size is '32'; must be two or three numbers"),
+        (["--task", "no_such"], "--task is 'no_such'"),
+        (["--image-size", "32,x"], "--image-size is '32,x'; must be numbers"),
+        (["--image-size", "32"], "image_size"),
         (["--network", "unet"], "--network: size is ''"),
         (["--public-data", STATEMENT], "--public-data goes with --data"),
         (["--data", ".", "--public-data", "yes"], "--public-data is 'yes'; must say in 10 to 300 characters"),
@@ -126,3 +127,14 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="exists already"):
         run("--output", str(tmp_path / "warm"), "--cases", "8")
     assert (tmp_path / "warm").read_text() == "precious"
+
+
+def test_volumes_are_generated_too(tmp_path: Path) -> None:
+    path = tmp_path / "warm"
+    options = ["--task", "brain_tumor", "--cases", "8", "--profiles", "A", "--steps", "1"]
+    run("--output", str(path), *options, "--image-size", "16,16,16", "--spacing-mm", "8,8,8")
+    assert read_warm_start(path).trained_on == "generated"
+    description = read_header(path).description
+    assert description is not None
+    assert description["task"] == "brain_tumor"
+    assert description["pretrained"]["spacing_mm"] == [8.0, 8.0, 8.0]

@@ -11,6 +11,7 @@ from adpfl.errors import DataError
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.folder import ComparisonFolder
 from adpfl.experiment.comparison.plan import DataDescription
+from adpfl.experiment.comparison.task_settings import settings_of
 from adpfl.experiment.demo.hospitals import patients_are
 from adpfl.experiment.report.words import count
 from adpfl.tasks.registry import get_task
@@ -56,6 +57,7 @@ def furnish(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFolde
     Raises:
         DataError: a folder cannot be written, or has too few patients.
     """
+    images = settings_of(choices.task).images
     for place, share in enumerate(shares):
         folder_of_site = folder.site_data(share.site)
         if share.cases:
@@ -63,7 +65,7 @@ def furnish(shares: tuple[Share, ...], choices: Choices, folder: ComparisonFolde
             continue
         another, profile = divmod(place, len(PROFILES))  # a second hospital of a profile has other patients
         seed = choices.data_seed + another
-        write_hospital(choices.task, folder_of_site, PROFILES[profile], cases=choices.cases, seed=seed)
+        write_hospital(images, folder_of_site, PROFILES[profile], cases=choices.cases, seed=seed)
     return describe(shares, choices, folder)
 
 

@@ -15,10 +15,11 @@ from adpfl.privacy.plan import PrivacyPlan
 
 VIEWS: Final = 2
 EMA_DECAY: Final = 0.8
+FINE_TUNING: Final = 0.25
 PART: Final = ("head", "norms")
 
 SETTINGS: Final[Mapping[str, Any]] = {
-    "rounds": 20,
+    "rounds": 40,
     "steps": 2,
     "sampling_probability": 0.5,
     "learning_rate": 0.2,
@@ -45,6 +46,7 @@ class Recipe:
         warm: it starts from the comparison's initial model.
         steady: several views of each record, and the average of the models is published.
         trainable: what of the network is trained.
+        rate: of the comparison's learning rate; weights that were trained once take smaller steps.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Recipe:
     warm: bool = False
     steady: bool = True
     trainable: Literal["all"] | tuple[str, ...] = "all"
+    rate: float = 1.0
 
     def applied(self, plan: RunPlan, privacy: PrivacyPlan, warm_start: WarmStart | None) -> RunPlan:
         """The plan changed by the recipe.
@@ -65,6 +68,7 @@ class Recipe:
         changed = plan.model_dump()
         changed["privacy"] = privacy.model_dump()
         changed["network"]["trainable"] = self.trainable
+        changed["local"]["learning_rate"] = self.rate * plan.local.learning_rate
         if self.warm and warm_start is not None:
             changed["warm_start"] = warm_start.model_dump()
         if self.steady:
@@ -74,10 +78,10 @@ class Recipe:
 
 
 RECIPES: Final = (
-    Recipe("fl-warm", "FL, warm start", arm="fl", warm=True, steady=False),
+    Recipe("fl-warm", "FL, warm start", arm="fl", warm=True, steady=False, rate=FINE_TUNING),
     Recipe("rigorous", "Rigorous", steady=False),
     Recipe("rigorous-steady", "Rigorous, views and average"),
-    Recipe("rigorous-warm", "Rigorous, warm start, views and average", warm=True),
+    Recipe("rigorous-warm", "Rigorous, warm start, views and average", warm=True, rate=FINE_TUNING),
     Recipe("rigorous-part", "Rigorous, warm start, head and norms alone", warm=True, trainable=PART),
 )
 

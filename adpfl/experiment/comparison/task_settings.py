@@ -15,6 +15,7 @@ class TaskSettings:
     """One task's defaults.
 
     Attributes:
+        images: the task of `adpfl.data.synthetic.hospitals` whose generated images it learns from.
         image_size: what the network sees.
         rounds: federated rounds.
         steps: local steps a round.
@@ -30,6 +31,7 @@ class TaskSettings:
         spacing_mm: of a voxel, for volumes; None is the task's own.
     """
 
+    images: str
     image_size: tuple[int, ...]
     rounds: int
     steps: int
@@ -46,6 +48,7 @@ class TaskSettings:
 
 _SETTINGS = {
     "skin_lesion": TaskSettings(
+        images="skin_lesion",
         image_size=(96, 96),
         rounds=30,
         steps=6,
@@ -59,6 +62,7 @@ _SETTINGS = {
         evaluate_every=5,
     ),
     "kidney_tumor": TaskSettings(
+        images="kidney_tumor",
         image_size=(32, 48, 48),
         spacing_mm=(4.0, 4.0, 4.0),
         rounds=24,
@@ -73,6 +77,7 @@ _SETTINGS = {
         evaluate_every=8,
     ),
     "brain_tumor": TaskSettings(
+        images="brain_tumor",
         image_size=(32, 40, 32),
         spacing_mm=(3.0, 3.0, 3.0),
         rounds=24,

@@ -42,8 +42,8 @@ def test_a_recipe_differs_from_the_plain_run_by_what_it_names(cells):
         "local": {"augmentations_per_record": 2},
         "aggregation": {"averaging": {"method": "ema", "decay": 0.8}},
     }
-    warm = steady | {"warm_start": WARM}
-    part = warm | {"network": {"trainable": ("head", "norms")}}
+    warm = steady | {"warm_start": WARM, "local": steady["local"] | {"learning_rate": 0.0125}}
+    part = steady | {"warm_start": WARM} | {"network": {"trainable": ("head", "norms")}}
     for key, changes in {"rigorous-steady": steady, "rigorous-warm": warm, "rigorous-part": part}.items():
         expected = plain | {"run": f"utility-{key}-seed0"}
         for name, change in changes.items():

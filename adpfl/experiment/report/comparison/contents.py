@@ -64,6 +64,11 @@ class Contents:
         return () if self.leading.key == "auroc" else structures_of(self._sites)
 
     @cached_property
+    def averaged(self) -> bool:
+        """Whether any final score is of averaged parameters."""
+        return any(site.evaluations[-1].weights == "averaged" for site in self._sites if site.evaluations)
+
+    @cached_property
     def unit(self) -> str:
         """Of distances: `mm` or `px`."""
         units = (

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from adpfl.experiment.report.comparison.contents import Contents
-from adpfl.experiment.report.comparison.metrics import auroc_of
 from adpfl.experiment.report.comparison.reduction import site_figure
 from adpfl.experiment.report.comparison.settings import Run
 from adpfl.experiment.report.comparison.summary import SettingSummary
 
 TABLES: Final = {
     "scores.csv": "every score of the final models: a row a cell, site, patient, case and structure",
+    "presences.csv": "a classifier's answers, summed up: a row a cell, site, patient, case and structure",
     "summary.csv": "every setting's means, spreads and differences to FL, also site by site",
     "rounds.csv": "the leading figure after every evaluated round: a row a cell, site and round",
     "steps.csv": "thresholds, noise scales and gradient norms: a row a cell, site and local step",
@@ -23,15 +23,17 @@ _CELL: Final = ("cell", "group", "arm", "label", "value", "seed")
 
 
 def tables(contents: Contents) -> dict[str, str]:
-    """The CSV files by name, as text."""
+    """The CSV files by name, as text; a table without a row is left out."""
     runs = contents.settings.runs
-    return {
+    made = {
         "scores.csv": _csv(_SCORE_COLUMNS, _scores(runs)),
+        "presences.csv": _csv(_PRESENCE_COLUMNS, _presences(runs)),
         "summary.csv": _csv(_SUMMARY_COLUMNS, _summary(contents)),
         "rounds.csv": _csv((*_CELL, "site", "round", "metric", "figure"), _rounds(contents)),
         "steps.csv": _csv(_STEP_COLUMNS, _steps(runs)),
         "guarantees.csv": _csv(_GUARANTEE_COLUMNS, _guarantees(runs)),
     }
+    return {name: text for name, text in made.items() if text.count("\n") > 1}
 
 
 _SCORE_COLUMNS: Final = (
@@ -45,6 +47,16 @@ _SCORE_COLUMNS: Final = (
     "assd",
     "distance_unit",
     "surface_dice",
+)
+_PRESENCE_COLUMNS: Final = (
+    *_CELL,
+    "site",
+    "patient",
+    "case",
+    "structure",
+    "crops",
+    "crops_that_show_it",
+    "mean_probability",
     "site_auroc",
 )
 _SUMMARY_COLUMNS: Final = (
@@ -121,7 +133,24 @@ def _scores(runs: Iterable[Run]) -> Iterator[Sequence[Any]]:
                         score.assd,
                         score.hd95_unit,
                         score.surface_dice,
-                        auroc_of(evaluation),
+                    )
+
+
+def _presences(runs: Iterable[Run]) -> Iterator[Sequence[Any]]:
+    for run in runs:
+        for site in run.sites:
+            for evaluation in site.evaluations[-1:]:
+                for presence in evaluation.presences:
+                    yield (
+                        *_cell_cells(run),
+                        site.site,
+                        presence.patient,
+                        presence.case,
+                        presence.structure,
+                        presence.crops,
+                        presence.shown,
+                        presence.mean_probability,
+                        evaluation.auroc,
                     )
 
 

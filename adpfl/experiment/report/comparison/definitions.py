@@ -50,10 +50,18 @@ _EPSILON = (
 )
 
 
+_AVERAGED = (
+    "Where a plan averages parameters over rounds, the average is what is scored, in the place of the last "
+    "global model."
+)
+
+
 def definitions(contents: Contents) -> tuple[Fact, ...]:
     """The definitions that this comparison's figures need."""
     rows = [Fact("Means", _MEANS), Fact("Runs", _RUNS), Fact("Difference to FL", _DIFFERENCE)]
     rows.append(Fact("Variation", _VARIATION))
+    if contents.averaged:
+        rows.append(Fact("Averaged parameters", _AVERAGED))
     rows += [Fact(metric.label, f"{metric.meaning}.") for metric in contents.metrics]
     if any(metric.is_distance for metric in contents.metrics):
         rows.append(Fact("Missing distances", _DISTANCES))

@@ -20,6 +20,9 @@ from adpfl.experiment.report.words import TASKS, capital, count, joined, number
 _LEVEL: Final = 0.005
 """A relative difference that is called level: three decimals of a Dice hardly show it."""
 
+_FEW_RUNS: Final = 10
+"""Under this many, a spread between runs is told with a caution."""
+
 
 def title(plan: ComparisonPlan, arms: Sequence[Setting]) -> str:
     """The page's heading: which arms, on what."""
@@ -148,8 +151,7 @@ def _evenness(adp_fl: SettingSummary, dp_fl: SettingSummary | None, metric: Metr
         )
     if not parts:
         return ""
-    few = adp_fl.figure(metric).center
-    caution = (
-        " Few runs say little about the spread between runs." if few and few.n < 10 and len(parts) > 1 else ""
-    )
+    center = adp_fl.figure(metric).center
+    few = adp_fl.variation.between_runs_ratio is not None and center is not None and center.n < _FEW_RUNS
+    caution = " So few runs say little about the spread between runs." if few else ""
     return f"ADP-FL's {metric.label} varies {'; '.join(parts)}.{caution}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from adpfl.experiment.report import data_words
 from adpfl.experiment.report.comparison import provenance, result_tables, setting_tables
 from adpfl.experiment.report.comparison.contents import Contents
-from adpfl.experiment.report.comparison.csv_tables import TABLES
+from adpfl.experiment.report.comparison.csv_tables import TABLES, tables
 from adpfl.experiment.report.comparison.definitions import definitions
 from adpfl.experiment.report.comparison.guarantees import arm_privacy, caveats, privacy_columns, terms
 from adpfl.experiment.report.comparison.headline import title
@@ -42,7 +42,7 @@ def report_markdown(contents: Contents) -> str:
         parts.append(_items(caveats(settings)))
     parts += ["## What was run", f"```\n{plan.command}\n```", _facts(provenance.facts(contents))]
     parts += [as_markdown(provenance.groups_table(contents)), _facts(provenance.versions(contents))]
-    parts += ["Files beside this one:", _items(f"`{name}`: {words}" for name, words in TABLES.items())]
+    parts += ["Files beside this one:", _items(f"`{name}`: {TABLES[name]}" for name in tables(contents))]
     parts += ["## How the figures are defined", _facts(definitions(contents))]
     return "\n\n".join(part for part in parts if part) + "\n"
 

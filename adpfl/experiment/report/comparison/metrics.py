@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from adpfl.federated.records import CaseScore, EvaluationRecord, SiteRunRecord
+from adpfl.federated.records import CaseScore, SiteRunRecord
 
 MetricKey = Literal["dice", "hd95", "assd", "surface_dice", "auroc"]
 
@@ -85,8 +85,8 @@ AUROC: Final = Metric(
     higher_is_better=True,
     is_distance=False,
     meaning=(
-        "chance that a held-out case with the finding is rated above one without it, 0.5 by guessing, 1 at "
-        "best; one figure a site, so there is none of a single patient"
+        "chance that a held-out crop that shows the structure is rated above one that does not, averaged "
+        "over structures; 0.5 by guessing, 1 at best; one figure a site, so there is none of a single patient"
     ),
 )
 
@@ -109,8 +109,3 @@ def metrics_of(sites: Iterable[SiteRunRecord]) -> tuple[Metric, ...]:
         if any(metric.of_case(score) is not None for score in scores)
     ]
     return (DICE, *found)
-
-
-def auroc_of(evaluation: EvaluationRecord) -> float | None:
-    """The site's AUROC, where the task classifies and both classes were held out."""
-    return evaluation.auroc

@@ -56,8 +56,12 @@ def write_comparison(folder: Path) -> None:
         IntegrityError: an overlay named by a record is absent or no picture.
     """
     contents = Contents(load_comparison(folder))
-    for name, text in tables(contents).items():
-        write_text(folder / name, text)
+    made = tables(contents)
+    for name in TABLES:
+        if name in made:
+            write_text(folder / name, made[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
     write_record(folder / RECORD_FILE, comparison_record(contents, ComparisonFolder(folder)))
     write_text(folder / MARKDOWN_FILE, report_markdown(contents))
     write_text(folder / PAGE_FILE, render(contents))
@@ -170,7 +174,7 @@ def _runs(contents: Contents) -> dict[str, Any]:
         "cells_table": provenance.cells_table(contents),
         "options": [Fact(name, value) for name, value in plan.options.items()],
         "files": [
-            *(Fact(name, words) for name, words in TABLES.items()),
+            *(Fact(name, TABLES[name]) for name in tables(contents)),
             Fact(RECORD_FILE, "every input and every figure of this page, as JSON"),
             Fact(MARKDOWN_FILE, "the findings and tables of this page, as Markdown"),
         ],

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from adpfl.experiment.report.comparison.metrics import Metric, auroc_of
+from adpfl.experiment.report.comparison.metrics import Metric
 from adpfl.federated.records import EvaluationRecord, SiteRunRecord
 
 
@@ -88,7 +88,7 @@ def site_figure(evaluation: EvaluationRecord, metric: Metric, structure: str | N
         structure: one structure alone; None averages a patient's structures as it averages its cases.
     """
     if metric.key == "auroc":
-        return SiteFigure(value=auroc_of(evaluation), patients={})
+        return SiteFigure(value=evaluation.auroc, patients={})
     by_patient: dict[str, list[float]] = {}
     for score in evaluation.scores:
         if structure is not None and score.structure != structure:

@@ -81,7 +81,7 @@ class CurveAxis:
     """The axis that a group of settings varies along.
 
     Attributes:
-        title: above the chart.
+        title: what is varied, in words.
         label: under the axis.
         own: the values at which the arms themselves were compared, by arm.
     """
@@ -115,14 +115,13 @@ def curve(
             axes.axhline(reference.mean[0], color=LIGHT["ink"], linewidth=1.2, linestyle=(0, (5, 3)))
             axes.annotate(
                 f"{reference.label} {reference.mean[0]:.3f}",
-                xy=(0.99, reference.mean[0]),
+                xy=(1.0, reference.mean[0]),
                 xycoords=("axes fraction", "data"),
-                xytext=(0, 5),
+                xytext=(5, 0),
                 textcoords="offset points",
-                ha="right",
+                va="center",
                 color=LIGHT["ink"],
-                bbox={"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
-                zorder=5,
+                annotation_clip=False,
             )
         for band in bands:
             _curve_line(axes, band, look.styles[band.arm], axis.own.get(band.arm))
@@ -135,7 +134,7 @@ def curve(
         axes.margins(x=0.08)
         axes.set_ylim(0, 1)
         axes.set_xlabel(axis.label)
-        axes.set_title(axis.title, loc="left", color=LIGHT["muted"])
+        axes.set_title(f"final mean {look.metric.label}", loc="left", color=LIGHT["muted"])
         return to_svg(figure, description=_curve_words(bands, reference, axis, look.metric))
 
 

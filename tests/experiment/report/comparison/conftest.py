@@ -15,6 +15,7 @@ from adpfl.experiment.report.record import write_record
 from adpfl.federated.records import (
     CaseScore,
     EvaluationRecord,
+    PresenceScore,
     ServerRound,
     ServerRunRecord,
     SiteRunRecord,
@@ -45,7 +46,7 @@ class ComparisonBuilder:
         self.unfinished: set[str] = set()
         self.failed: dict[str, str] = {}
         self.ceilings: dict[str, float] = {}
-        self.auroc = False
+        self.classifies = False
         self.synthetic = True
 
     def arms(self, *arms: str) -> "ComparisonBuilder":
@@ -177,12 +178,14 @@ class ComparisonBuilder:
                 )
                 dice = min(0.985, max(0.0, dice))
                 scores.append(_score(patient, structure, dice, self.task, draw))
-        fields = {"auroc": 0.5 + 0.45 * mean} if self.auroc else {}
+        if self.classifies:
+            presences = tuple(_presence(score) for score in scores)
+            auroc = 0.5 + 0.45 * mean
+            return EvaluationRecord(round=number, mean_dice=None, scores=(), auroc=auroc, presences=presences)
         return EvaluationRecord(
             round=number,
             mean_dice=sum(score.dice for score in scores) / len(scores),
             scores=tuple(scores),
-            **fields,
         )
 
 
@@ -193,6 +196,17 @@ TIMING = CellTiming(
     total_seconds=50.0,
     software={"adpfl": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "monai": "1.5.1"},
 )
+
+
+def _presence(score: CaseScore) -> PresenceScore:
+    return PresenceScore(
+        case=score.case,
+        patient=score.patient,
+        structure=score.structure,
+        crops=9,
+        shown=3,
+        mean_probability=score.dice,
+    )
 
 
 def _score(patient: int, structure: str, dice: float, task: str, draw: random.Random) -> CaseScore:
