@@ -178,6 +178,9 @@ class Agent:
             log.info("cost of the run", run=run.name, cost=line)
         if isinf(cost.at_policy.epsilon):
             _say_unbounded(run, cost)
+        if plan.warm_start is not None:
+            start = plan.warm_start
+            log.info("run starts from trained weights", run=run.name, of=start.trained_on, words=start.words)
         log.info("run joined", run=run.name, arm=plan.arm, plan_digest=run.plan_digest)
 
     def _advance(self, name: str, wait_seconds: int) -> None:

@@ -100,10 +100,10 @@ def _spacing(text: str) -> tuple[float, ...]:
 def _check_statement(data: Path | None, statement: str) -> None:
     if data is None:
         raise ConfigError("--public-data goes with --data; generated images need no statement")
-    if not 10 <= len(statement.strip()) <= _STATEMENT_LIMIT:
+    if not (10 <= len(statement.strip()) <= _STATEMENT_LIMIT and statement.isprintable()):
         raise ConfigError(
-            f"--public-data is {statement!r}; must say in 10 to {_STATEMENT_LIMIT} characters who states "
-            "that the images are public, and why"
+            f"--public-data is {statement!r}; must say in 10 to {_STATEMENT_LIMIT} characters, on one line, "
+            "who states that the images are public, and why"
         )
 
 

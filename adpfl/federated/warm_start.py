@@ -26,7 +26,8 @@ class WarmStart(FrozenModel):
     trained_on: Origin
     """`generated`: images that show no person. `stated_public`: data that a person stated to be public.
     `run`: an earlier run. `unknown`: the file does not say."""
-    words: Annotated[str, Field(max_length=_WORDS_LIMIT)]
+    words: Annotated[str, Field(max_length=_WORDS_LIMIT, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    """One line: it is shown to people and written to logs."""
 
 
 def warm_start_of(model_digest: str, description: Mapping[str, Any] | None) -> WarmStart:
@@ -42,13 +43,18 @@ def warm_start_of(model_digest: str, description: Mapping[str, Any] | None) -> W
         return WarmStart(
             model_digest=model_digest,
             trained_on=pretrained["trained_on"],
-            words=str(pretrained.get("words", ""))[:_WORDS_LIMIT],
+            words=_one_line(str(pretrained.get("words", ""))),
         )
     if isinstance(plan, Mapping):
         words = f"the model after round {found.get('round')} of run {plan.get('run')}"
-        return WarmStart(model_digest=model_digest, trained_on="run", words=words[:_WORDS_LIMIT])
+        return WarmStart(model_digest=model_digest, trained_on="run", words=_one_line(words))
     return WarmStart(
         model_digest=model_digest,
         trained_on="unknown",
         words="the file does not say what its weights were trained on",
     )
+
+
+def _one_line(words: str) -> str:
+    """What a stranger's file says, without the characters that could forge a line of a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:_WORDS_LIMIT])

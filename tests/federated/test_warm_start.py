@@ -2,7 +2,7 @@
 
 import pytest
 
-from adpfl.federated.warm_start import warm_start_of
+from adpfl.federated.warm_start import WarmStart, warm_start_of
 
 DIGEST = "ab" * 32
 
@@ -24,6 +24,14 @@ def test_a_model_of_an_earlier_run_is_named():
 )
 def test_what_the_file_does_not_say_is_unknown(description):
     assert warm_start_of(DIGEST, description).trained_on == "unknown"
+
+
+def test_a_files_words_forge_no_line():
+    forged = {"pretrained": {"trained_on": "generated", "words": "fine\nepsilon 0\x1b[2K"}}
+    found = warm_start_of(DIGEST, forged)
+    assert found.words == "fine?epsilon 0?[2K"
+    with pytest.raises(ValueError, match="words"):
+        WarmStart(model_digest=DIGEST, trained_on="generated", words="two\nlines")
 
 
 def test_a_files_words_are_cut_and_not_refused():
