@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 SMALL = ("--sites", "2", "--cases", "8", "--image-size", "16,16", "--steps", "2", "--no-curves")
 PATIENCE_SECONDS = 240.0
 
-pytestmark = pytest.mark.timeout(
+pytestmark = pytest.mark.timeout(900)  # several processes that each bring torch, on a busy machine too
     900
 )  # several processes that each bring torch, on a machine that may be busy
 
