@@ -97,16 +97,9 @@ class Store:
         """Keep a new run with its initial model, whose chunks are stored already."""
         plan = created.state.plan
         with transaction(self.connection) as connection:
-            connection.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?)",
-                (
-                    plan.run,
-                    plan.canonical_json().decode(),
-                    plan.digest(),
-                    created.state.model_dump_json(),
-                    now,
-                ),
-            )
+            state_json = created.state.model_dump_json()
+            row = (plan.run, plan.canonical_json().decode(), plan.digest(), state_json, now)
+            connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
             _insert_object(connection, manifest)
             _insert_model(connection, plan.run, 0, manifest.digest)
             _insert_timeline(connection, plan.run, created.timeline)
@@ -452,11 +445,8 @@ def _insert_result(connection: sqlite3.Connection, run: str, round_number: int, 
             "INSERT INTO averaged_models VALUES (?, ?, ?)", (run, round_number, result.averaged.digest)
         )
     if result.moments is not None:
-        first, second = result.moments
-        connection.execute(
-            "INSERT INTO server_moments VALUES (?, ?, ?, ?)",
-            (run, round_number, first.digest, second.digest),
-        )
+        digests = (manifest.digest for manifest in result.moments)
+        connection.execute("INSERT INTO server_moments VALUES (?, ?, ?, ?)", (run, round_number, *digests))
 
 
 def _insert_timeline(

@@ -37,7 +37,9 @@ from adpfl.federated.run_state import Moments, RunState, summary
 SITES = ("a", "b", "c", "d")
 ROUNDS = 3
 DEADLINE = 60.0
-QUICK, MANY = 150, 5000
+QUICK, MANY = 100, 3000
+LEAST_MOVES = 25
+"""With fewer, few scripts get as far as a sum."""
 
 AGGREGATIONS = (
     {"weights": "patients"},
@@ -74,6 +76,7 @@ class World:
         self.state = new_run(plan, digest("start"), self.now).state
         self.made_of = {self.state.model_digest: Counter()}
         self.pending = []  # sums under way
+        self.under_way = {}  # updates that are trained or sent
         self.past = []  # messages that were sent, for the network to repeat
         self.answers = []  # of the adding up, likewise
         self.accepted = Counter()
@@ -147,6 +150,11 @@ class World:
         counted = Counter((action.round, part.site, part.update_digest) for part in action.contributions)
         assert counted == Counter({key: n for key, n in self.accepted.items() if key[0] == action.round})
         assert not self.pending, "one sum at a time"
+        newest = self.answers[-1] if self.answers else None
+        if action.optimize is not None:
+            assert action.optimize.previous == (newest and newest.moments)
+        if action.average is not None:
+            assert action.average.previous_digest in (newest.averaged_digest, newest.result_digest)
 
     # --- what can happen
 
@@ -171,11 +179,32 @@ class World:
         self.feed(SiteHeard(site))
 
     def train(self, site):
+        self.compute(site)
+        self.arrive(site)
+
+    def compute(self, site):
         """Answer the task; another instance of the agent has other noise, and so another update."""
         task = task_for(self.state, site)
         if task.kind == "train":
             update = digest("update", site, task.round, self.instances[site])
-            self.deliver(UpdateArrived(site, task.round, task.base_digest, update))
+            self.under_way[site] = UpdateArrived(site, task.round, task.base_digest, update)
+
+    def arrive(self, site):
+        """An update that was under way comes in, whatever has happened since."""
+        if site in self.under_way:
+            self.deliver(self.under_way.pop(site))
+
+    def enter_all(self, _):
+        for site in SITES:
+            self.instances[site] += self.state.site(site).refusal is not None  # that agent's word is final
+            self.join(site)
+            self.ask(site)
+
+    def train_all_but(self, absent):
+        """Most of a round at once, so that sums, and what happens during them, are reached often."""
+        for site in SITES:
+            if site != absent:
+                self.train(site)
 
     def train_on_another_history(self, site):
         number = self.state.rounds_closed + 1
@@ -275,21 +304,25 @@ class World:
         self.add_up(None)
 
 
-ORDINARY = (
-    *(World.join, World.ask, World.ask, World.train, World.train, World.train, World.add_up, World.add_up),
-    *(World.restart_agent, World.refuse, World.fall_silent, World.call, World.repeat, World.tick),
-    *(World.train_on_another_history, World.repeat_answer, World.pause, World.resume),
+USUAL = (World.enter_all, World.train, World.train_all_but, World.train_all_but, World.arrive, World.add_up)
+ODD = (
+    *(World.join, World.ask, World.restart_agent, World.refuse, World.fall_silent, World.call),
+    *(World.compute, World.compute, World.repeat, World.train_on_another_history, World.repeat_answer),
+    *(World.tick, World.tick, World.pause, World.resume, World.resume, World.resume),
 )
 ENDS = (World.cancel, World.fail)
 
 
-def orders(rare=()):
-    """Scripts of (what, which site); some begin with everybody in, so that later rounds are reached."""
-    moves = st.tuples(st.sampled_from((*ORDINARY * 3, *rare)), st.sampled_from(SITES))
-    entrance = [(move, site) for move in (World.join, World.ask) for site in SITES]
-    return st.tuples(st.sampled_from(([], entrance)), st.lists(moves, max_size=80)).map(
-        lambda parts: parts[0] + parts[1]
+def orders(ends=()):
+    """Scripts of (what, which site), as often usual as odd, so that later rounds are reached."""
+    moves = st.tuples(st.one_of(st.sampled_from(USUAL), st.sampled_from(ODD)), st.sampled_from(SITES))
+    end = (
+        st.lists(st.tuples(st.sampled_from(ends), st.sampled_from(SITES)), max_size=1)
+        if ends
+        else st.just([])
     )
+    parts = st.tuples(st.lists(moves, min_size=LEAST_MOVES, max_size=80), end, st.lists(moves, max_size=9))
+    return parts.map(lambda drawn: drawn[0] + drawn[1] + drawn[2])
 
 
 plans = st.tuples(st.sampled_from(AGGREGATIONS), st.integers(1, len(SITES))).map(
