@@ -44,9 +44,10 @@ from adpfl.security.tls import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
+from adpfl_server.certificate_table import check_not_revoked
 from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
-from adpfl_server.enrollment import EnrollmentService, check_not_revoked
+from adpfl_server.enrollment import EnrollmentService
 from adpfl_server.health import StorageHealth
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor

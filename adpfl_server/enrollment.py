@@ -3,8 +3,7 @@
 A token is 256 random bits; the database keeps its SHA-256 alone, so a stolen database enrols nobody. Each
 site, operator and auditor has at most one live token. Spending it, recording the certificate and answering
 are one transaction, and the same token with the same signing request gets the same certificate again, so that
-a lost answer does not strand a site. A certificate that still works buys its holder the next one (`renew`),
-so that no site falls out of a run because a year is over.
+a lost answer does not strand a site.
 
 Strangers may call the enrolment port, so every refusal looks the same from outside; the reason is in the
 server's log, a line now and then however many call. What they send is looked at in the order of what it
@@ -14,7 +13,6 @@ calls.
 """
 
 import asyncio
-import hashlib
 import hmac
 import math
 import re
@@ -37,15 +35,14 @@ from adpfl.security.certificates import (
     CLIENT_LIFETIME,
     CertificateAuthority,
     Holder,
-    issue_client_certificate,
     public_key_of_request,
-    serial_text,
     to_pem,
 )
-from adpfl.security.identity import ServerIdentity, load_certificate, time_text
+from adpfl.security.identity import ServerIdentity, time_text
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
 from adpfl_server.audit_log import record
+from adpfl_server.certificate_table import certify, serial_words, sha256_text
 from adpfl_server.database import transaction
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 
@@ -55,9 +52,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 TOKEN_LIFETIME = timedelta(days=7)
 REFUSAL = "enrolment refused; ask the operator for a new bundle"
 """All that a caller learns, whatever was wrong."""
-
-RENEWALS_A_DAY = 8
-"""Certificates that one holder may be issued within a day: the table grows with time, not with requests."""
 
 FAILURE = "enrolment is not possible now; try again later"
 
@@ -98,7 +92,7 @@ def issue_token(
             "INSERT INTO enrollment_tokens (token_sha256, role, name, issued_at, expires_at) "
             "VALUES (?, ?, ?, ?, ?)",
             (
-                _sha256(token.encode()),
+                sha256_text(token.encode()),
                 holder.role,
                 holder.name,
                 now.timestamp(),
@@ -169,73 +163,18 @@ def redeem(
     _check_shape(token)
     _live_token(database, holder, token, now)  # by reading alone; again below, where nobody can come between
     public_key_of_request(request)
-    request_sha256 = _sha256(request)
+    request_sha256 = sha256_text(request)
     with transaction(database):
         row = _live_token(database, holder, token, now)
         if row["used_at"] is not None:
             return _repeat(row, holder, request_sha256)
-        pem = _certify(database, authority, holder, request, now=now, lifetime=lifetime)
+        pem = certify(database, authority, holder, request, now=now, lifetime=lifetime)
         database.execute(
             "UPDATE enrollment_tokens SET used_at = ?, request_sha256 = ?, certificate_pem = ?"
             " WHERE token_sha256 = ?",
             (now.timestamp(), request_sha256, pem, row["token_sha256"]),
         )
-        record(database, now, "enrolled", actor=holder, subject=holder, detail=_serial_words(pem))
-    return pem.encode()
-
-
-def renew(
-    database: sqlite3.Connection,
-    authority: CertificateAuthority,
-    *,
-    holder: Holder,
-    serial: str,
-    request: bytes,
-    now: datetime,
-    lifetime: timedelta = CLIENT_LIFETIME,
-) -> bytes:
-    """Certify the next key of somebody whose certificate still works.
-
-    The old certificate goes on working until its own end: the new one may be lost on its way, and then the
-    same request gets it again.
-
-    Args:
-        database: the server's, in autocommit mode.
-        authority: what signs.
-        holder: whom the caller's certificate names.
-        serial: of the caller's certificate.
-        request: PKCS#10, DER.
-        now: aware current time.
-        lifetime: of the certificate.
-
-    Returns:
-        The certificate, PEM. The same bytes for the same request.
-
-    Raises:
-        IdentityError: the caller's certificate is unknown or revoked, the request is unusable, or the holder
-            has renewed `RENEWALS_A_DAY` times within a day.
-    """
-    public_key_of_request(request)
-    request_sha256 = _sha256(request)
-    with transaction(database):
-        check_not_revoked(database, serial)
-        known = database.execute(
-            "SELECT pem FROM certificates WHERE role = ? AND name = ? AND request_sha256 = ? "
-            "AND revoked_at IS NULL",
-            (holder.role, holder.name, request_sha256),
-        ).fetchone()
-        if known is not None:
-            return str(known["pem"]).encode()
-        recent = database.execute(
-            "SELECT count(*) FROM certificates WHERE role = ? AND name = ? AND issued_at > ?",
-            (holder.role, holder.name, (now - timedelta(days=1)).timestamp()),
-        ).fetchone()[0]
-        if recent >= RENEWALS_A_DAY:
-            raise IdentityError(
-                f"{holder} has {recent} certificates of the last 24 hours; no more are issued"
-            )
-        pem = _certify(database, authority, holder, request, now=now, lifetime=lifetime)
-        record(database, now, "renewed", actor=holder, subject=holder, detail=_serial_words(pem))
+        record(database, now, "enrolled", actor=holder, subject=holder, detail=serial_words(pem))
     return pem.encode()
 
 
@@ -271,82 +210,6 @@ def revoke(
         serials = tuple(str(row[0]) for row in rows)
         record(database, now, "revoked", actor=actor, subject=holder, detail=" ".join(serials))
     return serials
-
-
-def revoked_holders(database: sqlite3.Connection) -> frozenset[Holder]:
-    """Everybody who has had a certificate and has none left that works."""
-    rows = database.execute(
-        "SELECT role, name FROM certificates GROUP BY role, name HAVING count(*) = count(revoked_at)"
-    )
-    return frozenset(Holder(row["role"], row["name"]) for row in rows)
-
-
-EXPIRES_SOON = timedelta(days=14)
-"""A certificate that ends sooner is said to: its holder should have renewed it by now."""
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedCertificate:
-    """One row of the server's table of certificates."""
-
-    holder: Holder
-    serial: str
-    not_after: float
-    revoked_at: float | None
-
-    def standing(self, now: datetime) -> str:
-        """In words: whether it works."""
-        if self.revoked_at is not None:
-            return "revoked"
-        if self.not_after < now.timestamp():
-            return "expired"
-        return "expires soon" if self.not_after < (now + EXPIRES_SOON).timestamp() else "works"
-
-    def document(self, now: datetime) -> dict[str, object]:
-        """For a program."""
-        return {
-            "role": self.holder.role,
-            "name": self.holder.name,
-            "serial": self.serial,
-            "not_after_unix_seconds": self.not_after,
-            "standing": self.standing(now),
-        }
-
-
-def issued(database: sqlite3.Connection) -> list[IssuedCertificate]:
-    """Every certificate issued, by role and name, the newest of each holder first."""
-    rows = database.execute(
-        "SELECT role, name, serial, not_after, revoked_at FROM certificates "
-        "ORDER BY role, name, not_after DESC"
-    )
-    return [
-        IssuedCertificate(
-            Holder(row["role"], row["name"]), row["serial"], row["not_after"], row["revoked_at"]
-        )
-        for row in rows
-    ]
-
-
-def expiring(database: sqlite3.Connection, now: datetime) -> list[IssuedCertificate]:
-    """Holders' newest certificates that still work but end soon."""
-    newest = {row.holder: row for row in reversed(issued(database)) if row.revoked_at is None}
-    return [row for row in newest.values() if row.standing(now) == "expires soon"]
-
-
-def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
-    """Check at a call that the caller's certificate is one of ours and still stands.
-
-    A certificate that the authority signed but the database does not know (a server restored from an older
-    backup, or a stolen authority key) is refused like a revoked one.
-
-    Raises:
-        IdentityError: unknown or revoked.
-    """
-    row = database.execute("SELECT name, revoked_at FROM certificates WHERE serial = ?", (serial,)).fetchone()
-    if row is None:
-        raise IdentityError(f"certificate {serial} is unknown to this server; enrol again")
-    if row["revoked_at"] is not None:
-        raise IdentityError(f"certificate {serial} of {row['name']} has been revoked")
 
 
 class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
@@ -440,7 +303,7 @@ def _live_token(database: sqlite3.Connection, holder: Holder, token: str, now: d
     The holder selects the row and the digests are compared in constant time, so the time taken does not tell
     how much of a guess was right.
     """
-    presented = _sha256(token.encode())
+    presented = sha256_text(token.encode())
     found: sqlite3.Row | None = None
     rows = database.execute(
         "SELECT * FROM enrollment_tokens WHERE role = ? AND name = ?", (holder.role, holder.name)
@@ -464,38 +327,6 @@ def _repeat(row: sqlite3.Row, holder: Holder, request_sha256: str) -> bytes:
     return pem.encode()
 
 
-def _certify(
-    database: sqlite3.Connection,
-    authority: CertificateAuthority,
-    holder: Holder,
-    request: bytes,
-    *,
-    now: datetime,
-    lifetime: timedelta,
-) -> str:
-    """Sign a certificate and keep it, within a transaction; returns it as PEM."""
-    certificate = issue_client_certificate(authority, request, holder, now=now, lifetime=lifetime)
-    pem = to_pem(certificate).decode()
-    database.execute(
-        "INSERT INTO certificates (serial, role, name, not_after, issued_at, pem, request_sha256) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            serial_text(certificate),
-            holder.role,
-            holder.name,
-            certificate.not_valid_after_utc.timestamp(),
-            now.timestamp(),
-            pem,
-            _sha256(request),
-        ),
-    )
-    return pem
-
-
-def _serial_words(pem: str) -> str:
-    return f"certificate {serial_text(load_certificate(pem.encode(), what='certificate'))}"
-
-
 def _is_known(database: sqlite3.Connection, holder: Holder) -> bool:
     row = database.execute(
         "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE role = :role AND name = :name UNION ALL "
@@ -510,7 +341,3 @@ def _end_tokens(database: sqlite3.Connection, holder: Holder, now: datetime) -> 
         "UPDATE enrollment_tokens SET expires_at = ? WHERE role = ? AND name = ? AND expires_at > ?",
         (now.timestamp(), holder.role, holder.name, now.timestamp()),
     )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

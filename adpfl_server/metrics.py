@@ -20,9 +20,9 @@ from adpfl import __version__
 from adpfl.errors import IdentityError, StateError
 from adpfl.security.identity import load_certificate
 from adpfl.security.private_files import read_public
+from adpfl_server.certificate_table import issued
 from adpfl_server.config import split_address
 from adpfl_server.database import BUSY_TIMEOUT_SECONDS
-from adpfl_server.enrollment import issued
 from adpfl_server.health import StorageHealth
 from adpfl_server.pki import AUTHORITY_CERTIFICATE, PKI_FOLDER, SERVER_CERTIFICATE
 from adpfl_server.runner import Runner

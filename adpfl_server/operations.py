@@ -26,7 +26,7 @@ from adpfl.wire.operations import (
     RevokeRequest,
 )
 from adpfl_server import audit_log
-from adpfl_server.enrollment import renew
+from adpfl_server.certificate_table import renew
 from adpfl_server.interceptors import caller
 from adpfl_server.overview import status_document
 from adpfl_server.refusals import CallRefusedError, Code

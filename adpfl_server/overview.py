@@ -11,8 +11,8 @@ from rich.table import Table
 from adpfl.errors import StateError
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
 from adpfl.federated.run_state import RunState, SiteState
+from adpfl_server.certificate_table import issued, revoked_holders
 from adpfl_server.config import ServerConfig
-from adpfl_server.enrollment import issued, revoked_holders
 from adpfl_server.store import DATABASE_FILE, Store
 
 LAST_EVENTS = 10

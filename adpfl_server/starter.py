@@ -41,7 +41,7 @@ runs: []
 #      steps: 10
 #      learning_rate: 0.05
 #      momentum: 0.9
-#    aggregation: {{strategy: fedavg, weights: uniform}}   # or fedadam, median ...
+#    aggregation: {{strategy: fedavg, weights: uniform}}  # or fedadam, median ...
 #    cohort:
 #      sites: [hospital1, hospital2, hospital3]
 #      quorum: 2                    # updates without which a round is not aggregated

@@ -23,8 +23,9 @@ from adpfl.security.certificates import Holder
 from adpfl.security.identity import time_text
 from adpfl.wire.operations import RunControl
 from adpfl_server.audit_log import LOCAL, record
+from adpfl_server.certificate_table import expiring, revoked_holders
 from adpfl_server.database import transaction
-from adpfl_server.enrollment import expiring, revoke, revoked_holders
+from adpfl_server.enrollment import revoke
 from adpfl_server.runner import Runner
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 

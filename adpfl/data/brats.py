@@ -78,7 +78,7 @@ def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], li
         if _ANOTHER_TASK.fullmatch(place.name)
     ]
     names = {place: name for place in folders if (name := _told(place.name)) is not None}
-    told = {place.name: name.convention for place, name in names.items()}
+    told = {place.name: (name.convention,) for place, name in names.items()}
     common = common_convention(told, otherwise="brats2023")
     problems += strangers(told, common)
     cases: list[Case] = []
@@ -88,8 +88,9 @@ def read_brats(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], li
         cases.append(Case(place.name, name.patient, place, found.get("mask"), labels=name.convention))
     institutions = read_institutions(folder)
     if institutions is not None:
-        cases, wrong = place_cases(cases, institutions, PARTITIONING)
-        problems += wrong
+        sites, contested = institutions
+        cases, wrong = place_cases(cases, sites, PARTITIONING)
+        problems += [*contested, *wrong]
     cases, wrong = with_origins(cases, read_volume_table(folder))
     return cases, problems + wrong
 

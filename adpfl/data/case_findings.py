@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from adpfl.data.brats import present_channels
+from adpfl.data.brats import BRAIN_CHANNELS, present_channels
 from adpfl.data.case import Case, PatientBasis
 from adpfl.data.images import IMAGE_SUFFIXES, check_photograph, read_mask, read_size
 from adpfl.data.labels import CONVENTIONS, label_voxels
-from adpfl.data.volumes import Volume, read_label_volume, read_volume, shown
+from adpfl.data.volumes import Volume, is_volume, read_label_volume, read_volume, shown
 from adpfl.errors import DataError
 
 _AHEAD = 2
@@ -41,7 +41,8 @@ class CaseFinding:
         structures: by what the mask's labels mean: ml in a volume, share of the image in a photograph; None
             without a mask.
         problems: what is wrong, each naming the case.
-        digest: of the image's content, to find one image under two names.
+        digest: of the image's content, to find one image under two names; None where not all of it
+            can be read.
     """
 
     case: str
@@ -96,11 +97,18 @@ def _photograph(case: Case, known: CaseFinding) -> CaseFinding:
 def _volumes(case: Case, known: CaseFinding) -> CaseFinding:
     problems: list[str] = []
     digest = hashlib.sha256()
-    for path in _image_files(case):
+    try:
+        paths = _image_files(case)
+    except DataError as error:
+        paths = []
+        problems.append(str(error))
+    unread = _files_of_an_image(case) - len(paths)
+    for path in paths:
         try:
             volume = read_volume(path)
         except DataError as error:
             problems.append(str(error))
+            unread += 1
             continue
         problems += _blank(volume, path)
         digest.update(volume.array.data)
@@ -117,14 +125,20 @@ def _volumes(case: Case, known: CaseFinding) -> CaseFinding:
             structures = _structures(case, case.mask)
         except DataError as error:
             problems.append(str(error))
-    return replace(known, structures=structures, problems=tuple(problems), digest=digest.hexdigest())
+    content = None if unread else digest.hexdigest()
+    return replace(known, structures=structures, problems=tuple(problems), digest=content)
 
 
 def _image_files(case: Case) -> list[Path]:
     """What holds the image and is there; the layout's reader tells of what is not."""
-    if not case.image.is_dir():
+    if _files_of_an_image(case) == 1:
         return [case.image] if case.image.is_file() else []
     return present_channels(case)
+
+
+def _files_of_an_image(case: Case) -> int:
+    """How many a sound image has: a folder that is named as a file stands where a file should be."""
+    return len(BRAIN_CHANNELS) if case.image.is_dir() and not is_volume(case.image) else 1
 
 
 def _blank(volume: Volume, path: Path) -> list[str]:

@@ -8,16 +8,18 @@ as a table of sites.
 from pathlib import Path
 from typing import Final
 
-from adpfl.data.site_table import read_site_table
+from adpfl.data.site_table import survey_site_table
 
 PARTITIONING: Final = "partitioning_1.csv"
 
 
-def read_institutions(folder: Path) -> dict[str, str | None] | None:
-    """The institution of each case, as `institution-7`; None where the folder has no such table.
+def read_institutions(folder: Path) -> tuple[dict[str, str | None], list[str]] | None:
+    """The institution of each case, as `institution-7`, and a problem for each case that has two.
+
+    None where the folder has no such table.
 
     Raises:
-        DataError: the table cannot be read, or gives a case two institutions.
+        DataError: the table cannot be read.
     """
     path = folder / PARTITIONING
-    return read_site_table(path) if path.is_file() else None
+    return survey_site_table(path) if path.is_file() else None

@@ -11,7 +11,7 @@ from adpfl.data.case import Case
 from adpfl.data.case_findings import CaseFinding, inspect_cases
 from adpfl.data.isic import divided_splits
 from adpfl.data.kidney_layouts import find_kidney_cases
-from adpfl.data.site_table import divided_patients, place_cases, read_site_table
+from adpfl.data.site_table import divided_patients, place_cases, survey_site_table
 from adpfl.data.skin_layouts import find_skin_cases
 
 _Number = TypeVar("_Number", int, float)
@@ -116,7 +116,9 @@ def survey(
     """
     cases, problems = finder(folder, with_masks=with_masks)
     if table is not None:
-        cases, wrong = place_cases(cases, read_site_table(table, column=table_column), table.name)
+        sites, contested = survey_site_table(table, column=table_column)
+        cases, wrong = place_cases(cases, sites, table.name)
+        wrong = [*contested, *wrong]
     else:
         wrong = divided_patients(cases)
     return FolderSurvey(cases, dict.fromkeys([*problems, *wrong, *divided_splits(cases)]))

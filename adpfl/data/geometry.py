@@ -1,6 +1,10 @@
-"""Whether the volumes of one case lie over one another: same size, same place, same orientation."""
+"""Whether the volumes of one case lie over one another: same size, same place, same orientation.
 
-from collections.abc import Sequence
+And whether the cases of a data set are stored alike.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -38,6 +42,27 @@ def check_geometry(paths: Sequence[Path], *, dimensions: int = 3) -> list[str]:
         else:
             problems += _differences(*first, path, header)
     return problems
+
+
+def check_orientations(orientations: Mapping[Path, str], *, usual: str, masks: bool) -> list[str]:
+    """A problem for each image that is stored in another orientation than most, in the order given.
+
+    An affine that is wrong in an image and its mask alike cannot be told from the two; that most cases of the
+    data set are stored otherwise gives it away.
+
+    Args:
+        orientations: by image; one data set's.
+        usual: which goes first where as many images have one as another.
+        masks: whether the images have masks, stored as they are.
+    """
+    counts = Counter(orientations.values())
+    common = max(counts, key=lambda codes: (counts[codes], codes == usual, codes), default=usual)
+    who = " and its mask are" if masks else " is"
+    return [
+        f"{shown(path)}{who} oriented {codes}; must be {common}, as most cases are"
+        for path, codes in orientations.items()
+        if codes != common
+    ]
 
 
 def _differences(one: Path, first: Header, other: Path, second: Header) -> list[str]:

@@ -10,7 +10,10 @@ columns), pointing I, P, L.
 | `kits21` | kidney | tumour | cyst | `aggregated_MAJ_seg.nii.gz` |
 | `kits23` | kidney | tumour | cyst | `instances/` in a case, `kits23.json` beside it, a number over 299 |
 
-A folder that tells nothing is read as `kits23`, whose labels include those of 2019. One case is one patient.
+A case with `segmentation.nii.gz` alone may be of 2019 or 2023, and goes with the cases that tell more. A
+folder that tells no more is read as `kits23`, whose labels include those of 2019. One case is one patient.
+All cases of a folder must be stored in one orientation: nothing else gives away an affine that is wrong in an
+image and its mask alike.
 """
 
 import re
@@ -22,16 +25,20 @@ from numpy.typing import NDArray
 
 from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
-from adpfl.data.geometry import check_geometry
+from adpfl.data.geometry import check_geometry, check_orientations
 from adpfl.data.labels import structures_of
 from adpfl.data.volume_table import read_volume_table, told_labels, with_origins
-from adpfl.data.volumes import Volume, read_volume
+from adpfl.data.volumes import ORIENTATION, Volume, read_header, read_volume
 from adpfl.errors import DataError
 
 IMAGE: Final = "imaging.nii.gz"
 MASK: Final = "segmentation.nii.gz"
 MASK_2021: Final = "aggregated_MAJ_seg.nii.gz"
 
+_OTHERWISE: Final = "kits23"
+"""What is read where nothing tells the year."""
+_PLAIN_YEARS: Final = ("kits19", "kits23")
+"""Whose masks are `MASK`."""
 _CASE = re.compile(r"case_([0-9A-Za-z][\w-]*)")
 _TEST_2019 = range(210, 300)
 """Cases whose masks the challenge of 2019 kept to itself."""
@@ -52,17 +59,22 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
     """
     places = _case_folders(folder)
     table = read_volume_table(folder)
-    told = {place.name: told_labels(place.name, table) or _convention(place) for place in places}
-    common = common_convention(told, otherwise="kits23")
+    told = {place.name: _conventions(place, told_labels(place.name, table)) for place in places}
+    common = common_convention(told, otherwise=_OTHERWISE)
     problems = strangers(told, common)
     cases: list[Case] = []
+    orientations: dict[Path, str] = {}
     for place in places:
-        convention = told[place.name] or common
+        convention = _chosen(told[place.name], common)
         if with_masks and _is_test_case(place, convention):
             continue
         mask = place / mask_name(convention) if with_masks else None
-        problems += check_geometry([place / IMAGE] if mask is None else [place / IMAGE, mask])
+        wrong = check_geometry([place / IMAGE] if mask is None else [place / IMAGE, mask])
+        problems += wrong
+        if not wrong:
+            orientations[place / IMAGE] = read_header(place / IMAGE).orientation
         cases.append(Case(place.name, place.name, place / IMAGE, mask, labels=convention))
+    problems += check_orientations(orientations, usual=ORIENTATION, masks=with_masks)
     cases, wrong = with_origins(cases, table)
     return cases, problems + wrong
 
@@ -99,8 +111,28 @@ def _case_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _CASE.fullmatch(path.name) and path.is_dir())
 
 
-def _convention(place: Path) -> str | None:
-    """What a case's folder, or a table beside it, tells of its year."""
+def _conventions(place: Path, listed: str | None) -> tuple[str, ...]:
+    """The years that a case can be of; empty where it tells nothing.
+
+    Args:
+        place: the case's folder.
+        listed: what the folder's table says.
+    """
+    year = listed or _year(place)
+    if year is not None:
+        return (year,)
+    return _PLAIN_YEARS if (place / MASK).exists() else ()
+
+
+def _chosen(possible: tuple[str, ...], common: str) -> str:
+    """How a case is read: as most are, unless its layout says otherwise."""
+    if not possible or common in possible:
+        return common
+    return _OTHERWISE if _OTHERWISE in possible else possible[0]
+
+
+def _year(place: Path) -> str | None:
+    """What a case's folder, or a table beside it, tells of its year alone."""
     number = place.name.removeprefix("case_")
     if (place / MASK_2021).exists():
         return "kits21"

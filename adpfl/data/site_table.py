@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from adpfl.data.case import Case
+from adpfl.data.problems import folder_error
 from adpfl.errors import DataError
 
 CASE_COLUMNS: Final = ("case", "case_id", "image_id", "image", "image_name", "isic_id", "subject_id")
@@ -29,6 +30,18 @@ _Row = Mapping[str, object]
 def read_site_table(path: Path, *, column: str | None = None) -> dict[str, str | None]:
     """The site of each case; None where the table says that it has none.
 
+    Raises:
+        DataError: as `survey_site_table`, or the table gives cases two sites.
+    """
+    found, contested = _sites(path, column)
+    if contested:
+        raise folder_error(path, contested)
+    return found
+
+
+def survey_site_table(path: Path, *, column: str | None = None) -> tuple[dict[str, str | None], list[str]]:
+    """The site of each case, the first where the table gives two, and a problem for each such case.
+
     Sites that are bare numbers get the column's name before them: `silo-1`, `institution-7`.
 
     Args:
@@ -36,24 +49,10 @@ def read_site_table(path: Path, *, column: str | None = None) -> dict[str, str |
         column: which column names the site; None takes the first of `SITE_COLUMNS` that is there.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or gives one case two sites.
+        DataError: the file cannot be read or lacks a column.
     """
-    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
-    if not rows:
-        raise DataError(f"{path}: holds no cases")
-    columns = {name.strip().lower(): name for name in rows[0] if isinstance(name, str)}
-    cases = _column(columns, CASE_COLUMNS, path, "case")
-    sites = _column(columns, SITE_COLUMNS if column is None else (column.lower(),), path, "site")
-    word = _PLAIN_WORDS.get(sites.strip().lower(), sites.strip().lower())
-    found: dict[str, str | None] = {}
-    for row in rows:
-        case, site = _text(row.get(cases), path), _text(row.get(sites), path)
-        if not case:
-            continue
-        named = None if site in _NO_SITE else (f"{word}-{site}" if site.isdecimal() else site)
-        if found.setdefault(case, named) != named:
-            raise DataError(f"{path}: {case} stands twice, with sites {found[case]!r} and {named!r}")
-    return found
+    found, contested = _sites(path, column)
+    return found, [f"{path.name}: {problem}" for problem in contested]
 
 
 def place_cases(
@@ -91,6 +90,27 @@ def divided_patients(cases: Sequence[Case]) -> list[str]:
                 "a patient must be in one"
             )
     return problems
+
+
+def _sites(path: Path, column: str | None) -> tuple[dict[str, str | None], list[str]]:
+    """The first site of each case, and each case that has two."""
+    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
+    if not rows:
+        raise DataError(f"{path}: holds no cases")
+    columns = {name.strip().lower(): name for name in rows[0] if isinstance(name, str)}
+    cases = _column(columns, CASE_COLUMNS, path, "case")
+    sites = _column(columns, SITE_COLUMNS if column is None else (column.lower(),), path, "site")
+    word = _PLAIN_WORDS.get(sites.strip().lower(), sites.strip().lower())
+    found: dict[str, str | None] = {}
+    contested: dict[str, str] = {}
+    for row in rows:
+        case, site = _text(row.get(cases), path), _text(row.get(sites), path)
+        if not case:
+            continue
+        named = None if site in _NO_SITE else (f"{word}-{site}" if site.isdecimal() else site)
+        if found.setdefault(case, named) != named:
+            contested.setdefault(case, f"{case} stands twice, with sites {found[case]!r} and {named!r}")
+    return found, list(contested.values())
 
 
 def _column(columns: Mapping[str, str], wanted: Sequence[str], path: Path, what: str) -> str:

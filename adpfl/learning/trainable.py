@@ -16,14 +16,19 @@ from adpfl.learning.plan import NetworkPlan
 GROUPS: Final = MappingProxyType(
     {
         ("unet", "head"): ("head.*",),
-        ("unet", "norms"): ("*.adn.N.*",),
+        ("unet", "norms"): ("*.adn.N.*", "normalise.*"),
         ("unet", "biases"): ("*.bias",),
-        ("segresnet", "head"): ("conv_final.*",),
-        ("segresnet", "norms"): ("*.norm1.*", "*.norm2.*", "conv_final.0.*"),
+        ("segresnet", "head"): ("conv_final.*", "head.*"),
+        ("segresnet", "norms"): ("*.norm1.*", "*.norm2.*", "conv_final.0.*", "normalise.*"),
         ("segresnet", "biases"): ("*.bias",),
     }
 )
-"""Patterns of the groups that a plan may name: (architecture, group)."""
+"""Patterns of the groups that a plan may name: (architecture, group).
+
+They cover both kinds of network that an architecture has: the segmenter, and the classifier of
+`adpfl.learning.classifiers`, whose `head` and `normalise` are its own. No name of one kind fits a pattern
+that is meant for the other.
+"""
 
 
 def trainable_names(plan: NetworkPlan, names: Sequence[str]) -> tuple[str, ...]:

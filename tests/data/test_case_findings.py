@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,37 @@ def test_what_is_absent_is_left_to_the_reader(kits_folder: Folder) -> None:
     cases[0].mask.unlink()
     assert problems == []
     assert inspect_case(cases[0]).problems == ()
+
+
+def test_only_an_image_that_is_wholly_read_has_a_digest(
+    kits_folder: Folder, brats_folder: Folder, msd_folder: Folder
+) -> None:
+    sound, absent, broken = find_kidney_cases(kits_folder())[0]
+    absent.image.unlink()
+    broken.image.write_bytes(broken.image.read_bytes()[:-40])
+    assert [inspect_case(case).digest is not None for case in (sound, absent, broken)] == [True, False, False]
+    brains, _ = find_brain_cases(brats_folder("brats2023"))
+    flair = [case.image / f"{case.case}-t2f.nii.gz" for case in brains]
+    flair[1].unlink()
+    flair[2].write_bytes(b"broken")
+    assert [inspect_case(case).digest is not None for case in brains] == [True, False, False]
+    decathlon = find_brain_cases(msd_folder())[0]
+    decathlon[0].image.unlink()
+    assert [inspect_case(case).digest is not None for case in decathlon] == [False, True, True]
+
+
+def test_a_folder_in_place_of_a_file_is_left_to_the_reader(kits_folder: Folder, msd_folder: Folder) -> None:
+    for cases in (find_kidney_cases(kits_folder())[0], find_brain_cases(msd_folder())[0]):
+        cases[0].image.unlink()
+        cases[0].image.mkdir()
+        finding = inspect_case(cases[0])
+        assert (finding.problems, finding.size, finding.digest) == ((), None, None)
+
+
+def test_a_folder_of_no_known_name_is_a_problem_of_its_case(brats_folder: Folder) -> None:
+    case = find_brain_cases(brats_folder("brats2023"))[0][0]
+    other = replace(case, image=case.image.rename(case.image.with_name("patient-7")), mask=None)
+    assert inspect_case(other).problems == (f"{case.case}: patient-7 is no case of BraTS or FeTS",)
 
 
 def test_findings_come_in_order_and_no_more_cases_are_read_than_asked(

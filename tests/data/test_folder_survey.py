@@ -80,6 +80,34 @@ def test_every_problem_of_every_case_is_listed_once(
     assert found.summary().problems == 7
 
 
+def test_images_that_cannot_be_read_are_not_called_alike(kits_folder: Folder) -> None:
+    folder = kits_folder(range(4))
+    for number in (0, 1):
+        (folder / f"case_0000{number}" / "imaging.nii.gz").unlink()
+    for number in (2, 3):
+        (folder / f"case_0000{number}" / "imaging.nii.gz").write_bytes(b"broken")
+    found = survey(FINDERS["kidney_tumor"], folder)
+    list(found.findings())
+    assert [problem.split(" ")[0] for problem in found.problems] == [
+        f"case_0000{number}/imaging.nii.gz" for number in range(4)
+    ]
+
+
+def test_every_case_at_two_institutions_of_fets_is_named(brats_folder: Folder) -> None:
+    folder = brats_folder("fets2022")
+    rows = ["Partition_ID,Subject_ID", *(f"{site},FeTS2022_0000{case}" for site in (1, 2) for case in (0, 1))]
+    (folder / "partitioning_1.csv").write_text("\n".join([*rows, "1,FeTS2022_00002"]))
+    (folder / "FeTS2022_00002" / "FeTS2022_00002_seg.nii.gz").unlink()
+    assert list(survey(FINDERS["brain_tumor"], folder).problems) == [
+        "FeTS2022_00002 has no FeTS2022_00002_seg.nii.gz (mask)",
+        *(
+            f"partitioning_1.csv: FeTS2022_0000{case} stands twice, "
+            "with sites 'institution-1' and 'institution-2'"
+            for case in (0, 1)
+        ),
+    ]
+
+
 def test_a_patient_at_two_sites_is_named(brats_folder: Folder) -> None:
     folder = brats_folder("brats2024", ["BraTS-GLI-00001-100", "BraTS-GLI-00001-101"])
     rows = ["case,patient,site", "BraTS-GLI-00001-100,,north", "BraTS-GLI-00001-101,,south"]

@@ -38,7 +38,7 @@ def test_a_folder_that_tells_no_year_may_hold_cysts(kits_folder: Folder) -> None
 
 
 def test_a_high_number_tells_the_year(kits_folder: Folder) -> None:
-    folder = kits_folder([0, 400])
+    folder = kits_folder([0, 1, 400])
     for place in folder.iterdir():
         (place / "instances").rmdir()
     (folder / "kits.json").write_text("[]")
@@ -64,6 +64,61 @@ def test_mixed_years_are_named_by_case(kits_folder: Folder) -> None:
         f"{case} is laid out as kits21 among cases of kits23; keep years and data sets apart"
         for case in ("case_00003", "case_00004")
     ]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_one_stray_of_2021_is_the_one_named(kits_folder: Folder, *, marked: bool) -> None:
+    kits_folder(range(5))
+    folder = kits_folder([7], year=2021)
+    if not marked:
+        for place in folder.glob("*/instances"):
+            place.rmdir()
+    (folder / "case_00002" / "imaging.nii.gz").unlink()
+    (folder / "case_00003" / "segmentation.nii.gz").unlink()
+    cases, problems = read_kits(folder)
+    assert {case.case: case.labels for case in cases} == {
+        **{f"case_0000{number}": "kits23" for number in range(5)},
+        "case_00007": "kits21",
+    }
+    assert problems == [
+        "case_00007 is laid out as kits21 among cases of kits23; keep years and data sets apart",
+        "case_00002/imaging.nii.gz does not exist",
+        "case_00003/segmentation.nii.gz does not exist",
+    ]
+
+
+def test_one_stray_with_a_plain_mask_is_named_among_2021(kits_folder: Folder) -> None:
+    kits_folder(range(3), year=2021)
+    folder = kits_folder([7])
+    (folder / "case_00007" / "instances").rmdir()
+    _, problems = read_kits(folder)
+    assert problems == [
+        "case_00007 is laid out as kits19 or kits23 among cases of kits21; keep years and data sets apart"
+    ]
+
+
+def test_a_case_stored_in_another_orientation_is_named(
+    kits_folder: Folder, write_nifti: Writer, image: Writer, labels: Writer
+) -> None:
+    folder = kits_folder(range(4))
+    write_nifti(folder / "case_00000" / "imaging.nii.gz", image(0), np.eye(4))
+    write_nifti(folder / "case_00000" / "segmentation.nii.gz", labels((1, 2, 3)), np.eye(4))
+    _, problems = read_kits(folder)
+    assert problems == [
+        "case_00000/imaging.nii.gz and its mask are oriented RAS; must be IPL, as most cases are"
+    ]
+    _, problems = read_kits(folder, with_masks=False)
+    assert problems == ["case_00000/imaging.nii.gz is oriented RAS; must be IPL, as most cases are"]
+
+
+def test_a_folder_stored_alike_may_have_any_orientation(
+    kits_folder: Folder, write_nifti: Writer, image: Writer, labels: Writer
+) -> None:
+    folder = kits_folder(range(2))
+    for number, place in enumerate(sorted(folder.iterdir())):
+        write_nifti(place / "imaging.nii.gz", image(number), np.eye(4))
+        write_nifti(place / "segmentation.nii.gz", labels((1, 2, 3)), np.eye(4))
+    assert read_kits(folder)[1] == []
 
 
 def test_all_that_is_wrong_is_listed(kits_folder: Folder, write_nifti: Writer, image: Writer) -> None:

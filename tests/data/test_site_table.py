@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.data.case import Case
-from adpfl.data.site_table import divided_patients, place_cases, read_site_table
+from adpfl.data.site_table import divided_patients, place_cases, read_site_table, survey_site_table
 from adpfl.errors import DataError
 
 Maker = Callable[..., list[Case]]
@@ -87,6 +87,17 @@ def test_an_absent_or_binary_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"case,site\n\xff\xfe,\x00")
     with pytest.raises(DataError, match=r"a\.csv: cannot be read as CSV"):
         read_site_table(tmp_path / "a.csv")
+
+
+def test_every_case_with_two_sites_is_named(tmp_path: Path) -> None:
+    path = table(tmp_path, "case,site\na,north\nb,north\na,south\nb,\na,south\nc,south\n")
+    contested = [
+        "sites.csv: a stands twice, with sites 'north' and 'south'",
+        "sites.csv: b stands twice, with sites 'north' and None",
+    ]
+    assert survey_site_table(path) == ({"a": "north", "b": "north", "c": "south"}, contested)
+    with pytest.raises(DataError, match=r"sites\.csv: 2 problems: a stands twice.*; b stands twice"):
+        read_site_table(path)
 
 
 def test_an_unknown_column_is_named(tmp_path: Path) -> None:

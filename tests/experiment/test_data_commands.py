@@ -76,6 +76,31 @@ def test_all_problems_are_listed_before_it_fails(kidneys):
     assert error.exit_code == 1
 
 
+def test_a_folder_in_place_of_an_image_hides_nothing(kidneys):
+    (kidneys / "case_00000" / "imaging.nii.gz").unlink()
+    (kidneys / "case_00000" / "imaging.nii.gz").mkdir()
+    (kidneys / "case_00002" / "segmentation.nii.gz").unlink()
+    lines, error, _ = run("check", kidneys, "--task", "kidney_tumor")
+    assert [line["event"] for line in lines] == ["case"] * 3 + ["problem"] * 2 + ["summary"]
+    assert lines[3]["problem"].startswith("case_00000/imaging.nii.gz cannot be read: ")
+    assert lines[4]["problem"] == "case_00002/segmentation.nii.gz does not exist"
+    assert str(error) == f"{kidneys}: 2 problems"
+    assert error.exit_code == 1
+
+
+def test_a_case_at_two_sites_hides_nothing(kidneys, tmp_path):
+    table = tmp_path / "sites.csv"
+    table.write_text("case,site\ncase_00000,north\ncase_00001,north\ncase_00000,south\ncase_00002,\n")
+    (kidneys / "case_00002" / "segmentation.nii.gz").unlink()
+    lines, error, _ = run("check", kidneys, "--task", "kidney_tumor", "--partition", table)
+    assert [line["problem"] for line in lines if line["event"] == "problem"] == [
+        "case_00002/segmentation.nii.gz does not exist",
+        "sites.csv: case_00000 stands twice, with sites 'north' and 'south'",
+    ]
+    assert str(error) == f"{kidneys}: 2 problems"
+    assert error.exit_code == 1
+
+
 def test_images_alone_need_no_masks(kidneys):
     for place in kidneys.iterdir():
         (place / "segmentation.nii.gz").unlink()
@@ -125,7 +150,10 @@ def test_json_is_given_on_a_terminal_where_asked(kidneys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("check", "x", "--task", "liver"), "--task is 'liver'; must be one of brain_tumor, kidney_tumor"),
+        (
+            ("check", "x", "--task", "liver"),
+            "--task is 'liver'; must be one of brain_tumor, brain_tumor_presence, ",
+        ),
         (
             ("check", "x", "--task", "skin_lesion", "--site-column", "silo"),
             "--site-column is 'silo'; goes with --partition",

@@ -15,6 +15,7 @@ from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import build_network, model_layout, update_layout
 from adpfl.learning.local_update import LocalUpdate, local_update
 from adpfl.learning.networks import (
+    Kind,
     build,
     dimension,
     load_into,
@@ -40,9 +41,15 @@ NETWORKS = [
 ]
 
 
-def network(architecture: str, size: str, spatial_dims: int, trainable: object = "all") -> nn.Module:
+def network(
+    architecture: str,
+    size: str,
+    spatial_dims: int,
+    trainable: object = "all",
+    kind: Kind = "segmentation",
+) -> nn.Module:
     plan = NetworkPlan.model_validate({"architecture": architecture, "size": size, "trainable": trainable})
-    return build(plan, spatial_dims=spatial_dims, in_channels=2, out_channels=3, seed=1)
+    return build(plan, spatial_dims=spatial_dims, in_channels=2, out_channels=3, seed=1, kind=kind)
 
 
 def of_norm_layers(model: nn.Module) -> set[str]:
@@ -59,9 +66,12 @@ def of_output_layer(model: nn.Module) -> set[str]:
     return {name for name, weight in model.named_parameters() if weight.shape[0] == 3}
 
 
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
 @pytest.mark.parametrize(("architecture", "size", "spatial_dims"), NETWORKS)
-def test_groups_are_what_they_say_in_every_network(architecture: str, size: str, spatial_dims: int) -> None:
-    model = network(architecture, size, spatial_dims)
+def test_groups_are_what_they_say_in_every_network(
+    architecture: str, size: str, spatial_dims: int, kind: Kind
+) -> None:
+    model = network(architecture, size, spatial_dims, kind=kind)
     names = [name for name, _ in model.named_parameters()]
 
     def group(*entries: str) -> set[str]:
@@ -87,6 +97,14 @@ def test_a_pattern_names_tensors_and_the_order_is_the_networks() -> None:
     plan = NetworkPlan(trainable=("head", "b.*"))
     assert trainable_names(plan, names) == ("b.weight", "b.bias", "head.1.weight")
     assert trainable_names(NetworkPlan(), names) == tuple(names)
+
+
+@pytest.mark.parametrize("architecture", ["unet", "segresnet"])
+def test_a_classifier_may_train_its_head_and_norms_alone(architecture: str) -> None:
+    model = network(architecture, "tiny", 2, ["head", "norms"], kind="classification")
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == of_output_layer(model) | of_norm_layers(model)
+    assert {"head.weight", "head.bias", "normalise.0.weight", "normalise.0.bias"} <= trained
 
 
 def test_what_fits_no_tensor_is_refused() -> None:

@@ -24,19 +24,21 @@ from adpfl.security.identity import load_certificate, site_of
 from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl_server import audit_log
+from adpfl_server.certificate_table import (
+    RENEWALS_A_DAY,
+    check_not_revoked,
+    renew,
+    revoked_holders,
+)
 from adpfl_server.database import open_database, transaction
 from adpfl_server.enrollment import (
     REFUSAL,
     REFUSAL_LOG_SECONDS,
-    RENEWALS_A_DAY,
     EnrollmentService,
     bundle_for,
-    check_not_revoked,
     issue_token,
     redeem,
-    renew,
     revoke,
-    revoked_holders,
 )
 from adpfl_server.pki import init_consortium, load_authority
 

@@ -6,6 +6,10 @@ Within a seed, cells differ in their privacy plan and their name, and in nothing
 from collections.abc import Iterator
 from typing import Final
 
+from pydantic import ValidationError
+
+from adpfl.config import describe
+from adpfl.errors import ConfigError
 from adpfl.experiment.arms import Arm, privacy_of_arm
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.plan import CellPlan, Group
@@ -24,8 +28,23 @@ def plan_cells(choices: Choices, sites: tuple[str, ...]) -> tuple[CellPlan, ...]
     Args:
         choices: what was asked.
         sites: the cohort.
+
+    Raises:
+        ConfigError: a choice breaks a rule of the run's plan, or a curve has a value twice.
     """
-    return (*_arms(choices, sites), *_curves(choices, sites), *_recipes(choices, sites))
+    try:
+        cells = (*_arms(choices, sites), *_curves(choices, sites), *_recipes(choices, sites))
+    except ValidationError as error:
+        raise ConfigError(f"options: {describe(error, choices.model_dump(mode='json'))}") from error
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.cell in seen:
+            raise ConfigError(
+                f"options: {cell.group} {cell.value:g} stands twice; each value of a curve may stand once, "
+                "told apart by six digits"
+            )
+        seen.add(cell.cell)
+    return cells
 
 
 def _arms(choices: Choices, sites: tuple[str, ...]) -> Iterator[CellPlan]:

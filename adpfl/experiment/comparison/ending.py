@@ -113,7 +113,7 @@ def _print_table(comparison: Comparison, console: Console) -> None:
     console.print(table)
     console.print(f"* {IF_FIXED_MEANING}", style="dim")
     console.print(
-        f"coordination took {overhead(comparison):.1%} of the wall time; training and scoring the rest"
+        f"coordination took {overhead(comparison):.1%} of the time of all runs; training and scoring the rest"
     )
 
 

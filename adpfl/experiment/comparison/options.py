@@ -168,7 +168,13 @@ class SharedOptions:
         if self.sites is None and self.partition is not PartitionOption.SOURCE:
             document["sites"] = _SITES
         if self.image_size is not None:
-            document["image_size"] = numbers("--image-size", self.image_size, int)
+            sides = numbers("--image-size", self.image_size, int)
+            if len(sides) != len(settings.image_size):
+                raise ConfigError(
+                    f"--image-size is {self.image_size!r}; must be {len(settings.image_size)} numbers for "
+                    f"task {self.task}"
+                )
+            document["image_size"] = sides
         if self.spacing_mm is not None:
             document["spacing_mm"] = numbers("--spacing-mm", self.spacing_mm, float)
         return parse(document | beyond, Choices, source="options")

@@ -97,6 +97,11 @@ _SETTINGS |= {
 }
 
 
+def is_mis_set(task: str, clip_norm: float) -> bool:
+    """Whether DP-FL's C is the one that `TaskSettings.clip_norm` mis-sets on purpose."""
+    return task in _SETTINGS and _SETTINGS[task].clip_norm == clip_norm
+
+
 def settings_of(task: str) -> TaskSettings:
     """The defaults of a task.
 

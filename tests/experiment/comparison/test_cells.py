@@ -2,6 +2,7 @@
 
 import pytest
 
+from adpfl.errors import ConfigError
 from adpfl.experiment.comparison.cells import plan_cells
 from adpfl.privacy.plan import PaperPrivacy, RigorousPrivacy
 
@@ -87,3 +88,21 @@ def test_extreme_values_still_name_folders(choices_of):
         "dp-fl-clip-norm-1e-07-seed0",
         "dp-fl-clip-norm-1e12-seed0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"image_size": [8, 32]}, r"options: image_size.0 is 8; must be greater than or equal to 16"),
+        ({"image_size": [32]}, r"options: image_size is \(32,\); must have at least 2 items"),
+        ({"spacing_mm": [1.0, 1.0, 1.0]}, r"options: spacing_mm is \[1.0, 1.0, 1.0\]; must be absent where"),
+        ({"rounds": 100_001}, r"options: rounds is 100001; must be less than or equal to 100000"),
+        ({"steps": 100_001}, r"options: steps is 100001; must be less than"),
+        ({"curves": {"clip_norms": [0.5, 0.5]}}, r"options: clip_norm 0.5 stands twice"),
+        ({"curves": {"clip_norms": [0.5, 0.5000000001]}}, r"options: clip_norm 0.5 stands twice"),
+    ],
+)
+def test_what_no_plan_allows_is_one_line_with_key_value_and_rule(choices_of, choices, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        plan_cells(choices_of(**choices), SITES)
+    assert "\n" not in str(refused.value)

@@ -16,7 +16,9 @@ from adpfl.experiment.report.record import read_record
 
 ROOT = Path(__file__).parents[3]
 SMALL = ("--sites", "2", "--cases", "8", "--image-size", "16,16", "--steps", "2", "--no-curves")
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
+
+pytestmark = pytest.mark.timeout(900)  # several processes that each bring torch, on a busy machine too
 
 
 def start(command: str, *arguments: str, output: Path) -> subprocess.Popen[str]:

@@ -52,6 +52,9 @@ def test_every_choice_is_kept_as_text():
     [
         (SharedOptions(task="teeth"), "--task is 'teeth'"),
         (SharedOptions(rounds=0), "rounds is 0"),
+        (SharedOptions(image_size="64"), "--image-size is '64'; must be 2 numbers for task skin_lesion"),
+        (SharedOptions(image_size=""), "--image-size is ''; must be 2 numbers"),
+        (SharedOptions(task="brain_tumor", image_size="64,64"), "must be 3 numbers for task brain_tumor"),
         (SharedOptions(concentration=-1.0), "partition.concentration is -1.0"),
         (SharedOptions(held_out_fraction=1.0), "held_out_fraction is 1.0"),
     ],

@@ -6,6 +6,7 @@ from typing import Final
 
 from adpfl.experiment.comparison.folder import CellTiming, Comparison
 from adpfl.experiment.comparison.plan import varied
+from adpfl.experiment.comparison.task_settings import is_mis_set
 from adpfl.experiment.report.comparison import headline
 from adpfl.experiment.report.comparison.look import Look, arm_styles
 from adpfl.experiment.report.comparison.metrics import Metric, metrics_of
@@ -120,7 +121,16 @@ class Contents:
         """Where DP-FL's threshold stands in group `arms`, in words; empty where there is none."""
         arm = self.settings.arm("dp-fl")
         value = varied(arm.runs[0].cell.plan, "clip_norm") if arm else None
-        return "" if value is None else f"C = {number(value)}"
+        if value is None:
+            return ""
+        return f"C = {number(value)}{' (mis-set on purpose)' if self.mis_set else ''}"
+
+    @cached_property
+    def mis_set(self) -> bool:
+        """Whether DP-FL's threshold in group `arms` is mis-set on purpose, as the task's default is."""
+        arm = self.settings.arm("dp-fl")
+        value = varied(arm.runs[0].cell.plan, "clip_norm") if arm else None
+        return value is not None and is_mis_set(self.comparison.plan.task, value)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -131,7 +141,7 @@ class Contents:
     def findings(self) -> tuple[str, ...]:
         """The first sentences that a reader meets."""
         found = self.curve("clip_norm")
-        best = headline.best_point(found.points, self.leading, "C") if found else ""
+        best = headline.best_point(found.points, self.leading, "C", self.arm_summaries) if found else ""
         told = headline.findings(
             self.arm_summaries, self.leading, self.targets, fixed_at=self.fixed_at, best_fixed=best
         )

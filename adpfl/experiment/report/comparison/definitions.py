@@ -34,13 +34,35 @@ _DISTANCES = (
     "distances beside Dice."
 )
 _SHORT_OF = (
-    f"An arm is called clearly under FL where its mean is more than {LARGEST_LOSS:.0%} under FL's and the "
-    "whole interval of the difference lies below 0."
+    f"An arm is within {LARGEST_LOSS:.0%} of FL, or clearly under it by more, where the whole interval of "
+    "the difference lies on that side of the limit. A ratio of variations keeps to its limit, or breaks it, "
+    "where its whole interval does: between patients, the interval of the runs' paired differences over FL's "
+    "mean; between runs, what the F distribution leaves open for so many runs of each, as if they were "
+    "normal and independent. Everywhere else it cannot be told, and the estimate only points somewhere."
+)
+_OVERHEAD = (
+    "Coordination is everything in a run but local training (with the loading of its images) and the scoring "
+    "of held-out patients: reading folders, rounds, sums, checkpoints, records. Beside it stands everything "
+    "but local training, scoring included. Shares are of the runs' times added up; start-up, the generation "
+    "of images and this report lie outside every run."
+)
+_MIS_SET = (
+    "Its C in the main arms is mis-set on purpose, as a C is that nobody could tune on private gradients; it "
+    "does not show what a fixed threshold can reach. The curve over C does, where one was run."
+)
+_STEPS = (
+    "DP-FL trains with FL's learning rate, which is not tuned to its C: a small C clips most gradients, and "
+    "so also means small steps."
+)
+_CHOSEN = (
+    "The best C of a curve, and the learning rates and percentiles that tasks come with, were found by "
+    "looking at held-out scores. Such a search costs privacy that no figure here counts, and what it picks "
+    "is optimistic: it is the best of several, on the patients that it was picked by."
 )
 _CURVES = (
     "Every point is a whole training; the ring marks where the arm itself was compared. Points may have "
-    "fewer runs than the arms: n stands in the table. Whiskers span the lowest to the highest run, as the"
-    " bands of the convergence chart do."
+    "fewer runs than the arms, often one: n stands in the table. Whiskers span the lowest to the "
+    "highest run, as the bands of the convergence chart do."
 )
 _EPSILON = (
     "The honest ε is what the site's accountant certifies for the released updates of one run, at δ. Of "
@@ -65,7 +87,12 @@ def definitions(contents: Contents) -> tuple[Fact, ...]:
     rows += [Fact(metric.label, f"{metric.meaning}.") for metric in contents.metrics]
     if any(metric.is_distance for metric in contents.metrics):
         rows.append(Fact("Missing distances", _DISTANCES))
-    rows.append(Fact("Clearly under", _SHORT_OF))
+    rows.append(Fact("Reached, not reached, cannot be told", _SHORT_OF))
+    if contents.timings:
+        rows.append(Fact("Overhead", _OVERHEAD))
+    if contents.settings.arm("dp-fl") or contents.curve("clip_norm"):
+        rows.append(Fact("DP-FL", f"{_MIS_SET} {_STEPS}" if contents.mis_set else _STEPS))
+    rows.append(Fact("Chosen values", _CHOSEN))
     if contents.curves:
         rows.append(Fact("Curves", _CURVES))
     rows.append(Fact("ε", _EPSILON))

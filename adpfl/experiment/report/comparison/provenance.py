@@ -8,7 +8,7 @@ from adpfl.experiment.comparison.plan import CellPlan
 from adpfl.experiment.report.comparison.contents import Contents
 from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.table import RowGroup, Table, table
-from adpfl.experiment.report.comparison.targets import overhead
+from adpfl.experiment.report.comparison.targets import all_but_training, overhead
 from adpfl.experiment.report.data_words import unit_words
 from adpfl.experiment.report.mechanism_words import threshold_sentence
 from adpfl.experiment.report.privacy_words import Fact
@@ -79,8 +79,17 @@ def groups_table(contents: Contents) -> Table:
         rows.append(("all", *_group_cells(contents, list(plan.cells))))
     return table(
         "Time of the cells one by one: several of them ran beside each other where there were several "
-        "workers. Coordination is everything but local training and evaluation.",
-        ("Group", "Runs finished", "Training", "Evaluation", "Coordination", "Coordination's share"),
+        "workers. Coordination is everything but local training and evaluation. Start-up, the generation of "
+        "images and this report lie outside every cell.",
+        (
+            "Group",
+            "Runs finished",
+            "Training",
+            "Evaluation",
+            "Coordination",
+            "Coordination's share",
+            "All but training",
+        ),
         rows,
     )
 
@@ -130,6 +139,7 @@ def _group_cells(contents: Contents, cells: Sequence[CellPlan]) -> tuple[str, ..
         duration(_sum(timings, "evaluation_seconds")),
         duration(_sum(timings, "coordination_seconds")),
         f"{overhead(timings):.1%}",
+        f"{all_but_training(timings):.1%}",
     )
 
 

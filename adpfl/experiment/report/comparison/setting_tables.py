@@ -163,7 +163,10 @@ def _curve_caption(curve: Curve) -> str:
     if curve.group == "noise" and isinstance(plan.privacy, PaperPrivacy):
         return f"{told} The noise is {READINGS[plan.privacy.reading]}, ε the nominal one."
     if curve.group == "clip_norm":
-        return f"{told} Everything but C is as in the DP-FL arm."
+        return (
+            f"{told} Everything but C is as in the DP-FL arm, the learning rate too: a small C also means "
+            "small steps. The best C is one found by looking at held-out scores."
+        )
     if curve.group == "percentile":
         return f"{told} Everything but the percentile is as in the ADP-FL arm."
     return told

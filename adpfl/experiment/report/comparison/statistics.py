@@ -85,6 +85,25 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None or theirs == 0 else ours / theirs
 
 
+def ratio_interval(ratio: float | None, ours: int, theirs: int) -> Interval | None:
+    """What the ratio of two standard deviations may be, when samples of these sizes have shown it.
+
+    The F distribution's interval: it supposes normal laws and samples that are independent of each other.
+
+    Args:
+        ratio: ours over theirs, as found.
+        ours: values in the numerator's sample.
+        theirs: values in the denominator's.
+
+    Returns:
+        The interval, or None where there is no ratio or a sample has fewer than two values.
+    """
+    above, below = chance_ratio(ours, theirs), chance_ratio(theirs, ours)
+    if ratio is None or above is None or below is None:
+        return None
+    return Interval(low=ratio / above, high=ratio * below)
+
+
 def chance_ratio(first: int, second: int) -> float | None:
     """How far apart two equal standard deviations look by chance alone.
 

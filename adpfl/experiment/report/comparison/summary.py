@@ -9,9 +9,11 @@ from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.statistics import (
     Center,
     Difference,
+    Interval,
     center,
     paired_difference,
     ratio,
+    ratio_interval,
 )
 
 
@@ -47,6 +49,10 @@ class VariationSummary(FrozenModel):
     """Deviation over mean of all sites' patients within a run, then the mean over runs."""
     between_runs_ratio: float | None = None
     between_patients_ratio: float | None = None
+    between_runs_interval: Interval | None = None
+    """Of the ratio: what chance leaves open with so many runs of each."""
+    between_patients_interval: Interval | None = None
+    """Of the ratio: over runs paired by seed, and so of other seeds on these patients."""
 
 
 class SettingSummary(FrozenModel):
@@ -140,24 +146,45 @@ def _figure(
 
 
 def _variation(setting: Setting, reference: Setting | None, metric: Metric) -> VariationSummary:
-    runs, patients = _variations(setting, metric)
+    runs, by_seed = center(list(setting.by_seed(metric).values())), _between_patients(setting, metric)
+    ours = VariationSummary(between_runs=runs.variation if runs else None, between_patients=_mean(by_seed))
     if reference is None or reference is setting:
-        return VariationSummary(between_runs=runs, between_patients=patients)
-    their_runs, their_patients = _variations(reference, metric)
-    return VariationSummary(
-        between_runs=runs,
-        between_patients=patients,
-        between_runs_ratio=ratio(runs, their_runs),
-        between_patients_ratio=ratio(patients, their_patients),
+        return ours
+    their_runs, theirs = (
+        center(list(reference.by_seed(metric).values())),
+        _between_patients(reference, metric),
+    )
+    between_runs = ratio(ours.between_runs, their_runs.variation if their_runs else None)
+    return ours.model_copy(
+        update={
+            "between_runs_ratio": between_runs,
+            "between_patients_ratio": ratio(ours.between_patients, _mean(theirs)),
+            "between_runs_interval": ratio_interval(
+                between_runs, runs.n if runs else 0, their_runs.n if their_runs else 0
+            ),
+            "between_patients_interval": _patients_interval(by_seed, theirs),
+        }
     )
 
 
-def _variations(setting: Setting, metric: Metric) -> tuple[float | None, float | None]:
-    """Coefficients of variation between runs and between patients."""
-    over_runs = center(list(setting.by_seed(metric).values()))
-    within = [
-        variation
-        for figure in setting.figures(metric).values()
+def _between_patients(setting: Setting, metric: Metric) -> dict[int, float]:
+    """Coefficient of variation of all sites' patients, by seed."""
+    return {
+        seed: variation
+        for seed, figure in setting.figures(metric).items()
         if (variation := figure.patient_variation) is not None
-    ]
-    return over_runs.variation if over_runs else None, statistics.fmean(within) if within else None
+    }
+
+
+def _patients_interval(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
+    """The paired difference's interval, as a multiple of theirs."""
+    difference = paired_difference(ours, theirs)
+    reference = _mean({seed: theirs[seed] for seed in ours.keys() & theirs.keys()})
+    if difference is None or difference.interval is None or not reference:
+        return None
+    interval = difference.interval
+    return Interval(low=1 + interval.low / reference, high=1 + interval.high / reference)
+
+
+def _mean(by_seed: dict[int, float]) -> float | None:
+    return statistics.fmean(by_seed.values()) if by_seed else None

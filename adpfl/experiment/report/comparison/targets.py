@@ -7,8 +7,9 @@ from adpfl.config import FrozenModel
 from adpfl.experiment.comparison.folder import CellTiming
 from adpfl.experiment.report.comparison.metrics import Metric
 from adpfl.experiment.report.comparison.statistics import Difference, Interval, chance_ratio
-from adpfl.experiment.report.comparison.summary import SettingSummary
-from adpfl.experiment.report.words import count, joined, number
+from adpfl.experiment.report.comparison.summary import FigureSummary, SettingSummary
+from adpfl.experiment.report.comparison.verdict import Outcome, at_most, doubt_words, more_than
+from adpfl.experiment.report.words import count, duration, joined, number
 
 LARGEST_LOSS: Final = 0.02
 """Of FL's figure, relative: what ADP-FL may lose."""
@@ -16,8 +17,6 @@ LARGEST_VARIATION: Final = 1.2
 """Times FL's own coefficient of variation."""
 LARGEST_OVERHEAD: Final = 0.05
 """Of the time of all finished runs."""
-
-Outcome = Literal["reached", "not reached", "cannot be told"]
 
 _TOO_FEW: Final = "needs at least two runs of each arm"
 
@@ -57,24 +56,35 @@ def targets(
     return tuple(target for target in found if target is not None)
 
 
-def doubt_words(adp_fl: SettingSummary, metric: Metric) -> str:
-    """Why the interval does not settle whether ADP-FL's loss is small enough; empty where it does."""
-    figure = adp_fl.figure(metric)
-    difference = figure.difference
-    if difference is None or figure.reference is None:
+def loss_doubt(summary: SettingSummary, metric: Metric) -> str:
+    """Why the runs do not settle whether an arm is within the largest loss of FL; empty where they do."""
+    figure = summary.figure(metric)
+    if figure.difference is None or figure.relative_difference is None:
         return ""
-    if difference.interval is None:
-        return "one run does not settle it"
-    limit = -LARGEST_LOSS * figure.reference
-    if not difference.interval.low < limit < difference.interval.high:
-        return ""
-    return f"{count(difference.n, 'pair')} of runs do not settle it: the interval holds the limit"
+    return doubt_words(
+        -figure.relative_difference, loss_interval(figure), LARGEST_LOSS, f"{LARGEST_LOSS:.0%} under FL"
+    )
+
+
+def loss_interval(figure: FigureSummary) -> Interval | None:
+    """What the arm loses, as a share of FL's figure; negative where it gains. None of a single run."""
+    if figure.difference is None or figure.difference.interval is None or not figure.reference:
+        return None
+    interval = figure.difference.interval
+    return Interval(low=-interval.high / figure.reference, high=-interval.low / figure.reference)
 
 
 def overhead(timings: Sequence[CellTiming]) -> float:
     """Share of all cells' time that was neither local training nor evaluation."""
     total = sum(timing.total_seconds for timing in timings)
     return sum(timing.coordination_seconds for timing in timings) / total if total else 0.0
+
+
+def all_but_training(timings: Sequence[CellTiming]) -> float:
+    """Share of all cells' time that was not local training: evaluation and coordination."""
+    total = sum(timing.total_seconds for timing in timings)
+    spent = sum(timing.evaluation_seconds + timing.coordination_seconds for timing in timings)
+    return spent / total if total else 0.0
 
 
 def interval_words(difference: Difference) -> str:
@@ -86,42 +96,37 @@ def interval_words(difference: Difference) -> str:
 
 def _loss(adp_fl: SettingSummary, metric: Metric) -> Target | None:
     figure = adp_fl.figure(metric)
-    if figure.difference is None or figure.relative_difference is None:
+    if figure.relative_difference is None:
         return None
-    loss = -figure.relative_difference
-    doubt = f"; {words}" if (words := doubt_words(adp_fl, metric)) else ""
     return Target(
         key="loss",
         aim=f"ADP-FL's {metric.label} at most {LARGEST_LOSS:.0%} under FL's",
-        found=(
-            f"{change_words(figure.relative_difference)} FL: {signed(figure.difference.mean)} "
-            f"({interval_words(figure.difference)}){doubt}"
-        ),
-        outcome="reached" if loss <= LARGEST_LOSS else "not reached",
+        found=_against_fl(adp_fl, metric),
+        outcome=at_most(loss_interval(figure), LARGEST_LOSS),
     )
 
 
 def _fixed(dp_fl: SettingSummary, metric: Metric, fixed_at: str) -> Target | None:
     figure = dp_fl.figure(metric)
-    if figure.difference is None or figure.relative_difference is None:
+    if figure.relative_difference is None:
         return None
-    interval = figure.difference.interval
     where = f" with {fixed_at}" if fixed_at else ""
-    outcome: Outcome = "cannot be told"
-    if interval is not None:
-        below = interval.high < 0 and -figure.relative_difference > LARGEST_LOSS
-        outcome = "reached" if below else "not reached"
     return Target(
         key="fixed",
-        aim=(
-            f"DP-FL{where} clearly under FL: by more than {LARGEST_LOSS:.0%}, the whole interval of the "
-            "difference below 0"
-        ),
-        found=(
-            f"{change_words(figure.relative_difference)} FL: {signed(figure.difference.mean)} "
-            f"({interval_words(figure.difference)})"
-        ),
-        outcome=outcome,
+        aim=f"DP-FL{where} clearly under FL: by more than {LARGEST_LOSS:.0%}",
+        found=_against_fl(dp_fl, metric),
+        outcome=more_than(loss_interval(figure), LARGEST_LOSS),
+    )
+
+
+def _against_fl(summary: SettingSummary, metric: Metric) -> str:
+    figure = summary.figure(metric)
+    if figure.difference is None or figure.relative_difference is None:
+        return ""
+    doubt = f"; {words}" if (words := loss_doubt(summary, metric)) else ""
+    return (
+        f"{change_words(figure.relative_difference)} FL: {signed(figure.difference.mean)} "
+        f"({interval_words(figure.difference)}){doubt}"
     )
 
 
@@ -130,25 +135,26 @@ def _patients(
 ) -> Target | None:
     if metric.key == "auroc":
         return None
-    ratio = adp_fl.variation.between_patients_ratio
+    ours = adp_fl.variation
     told = [_variation("FL", fl.variation.between_patients, None)]
-    told.append(_variation("ADP-FL", adp_fl.variation.between_patients, ratio))
+    told.append(_variation("ADP-FL", ours.between_patients, ours.between_patients_ratio))
     if dp_fl:
         told.append(
             _variation("DP-FL", dp_fl.variation.between_patients, dp_fl.variation.between_patients_ratio)
         )
+    interval = ours.between_patients_interval
     return Target(
         key="patients",
         aim=f"ADP-FL's variation between patients at most {LARGEST_VARIATION:g} times FL's own",
-        found=joined(told),
-        outcome=_ratio_outcome(ratio),
+        found=f"{joined(told)}{_ratio_words(ours.between_patients_ratio, interval)}",
+        outcome=_ratio_outcome(ours.between_patients_ratio, interval),
     )
 
 
 def _runs(fl: SettingSummary, adp_fl: SettingSummary, dp_fl: SettingSummary | None, metric: Metric) -> Target:
-    ratio = adp_fl.variation.between_runs_ratio
+    ours = adp_fl.variation
     told = [_variation("FL", fl.variation.between_runs, None)]
-    told.append(_variation("ADP-FL", adp_fl.variation.between_runs, ratio))
+    told.append(_variation("ADP-FL", ours.between_runs, ours.between_runs_ratio))
     if dp_fl:
         told.append(_variation("DP-FL", dp_fl.variation.between_runs, dp_fl.variation.between_runs_ratio))
     counts = len(adp_fl.figure(metric).by_seed), len(fl.figure(metric).by_seed)
@@ -159,22 +165,31 @@ def _runs(fl: SettingSummary, adp_fl: SettingSummary, dp_fl: SettingSummary | No
         if chance
         else ""
     )
+    doubt = _ratio_words(ours.between_runs_ratio, ours.between_runs_interval)
     return Target(
         key="runs",
         aim=f"ADP-FL's variation between runs at most {LARGEST_VARIATION:g} times FL's own",
-        found=f"{joined(told)}{by_chance}" if ratio is not None else _TOO_FEW,
-        outcome=_ratio_outcome(ratio),
+        found=f"{joined(told)}{by_chance}{doubt}" if ours.between_runs_ratio is not None else _TOO_FEW,
+        outcome=_ratio_outcome(ours.between_runs_ratio, ours.between_runs_interval),
     )
 
 
 def _overhead(timings: Sequence[CellTiming]) -> Target:
+    """Measured, not estimated: no interval belongs to it."""
     share = overhead(timings)
     total = sum(timing.total_seconds for timing in timings)
-    evaluated = sum(timing.evaluation_seconds for timing in timings) / total if total else 0.0
     return Target(
         key="overhead",
-        aim=f"Coordination under {LARGEST_OVERHEAD:.0%} of the time: everything but training and evaluation",
-        found=f"{share:.1%} of the time of {count(len(timings), 'run')}; evaluation took {evaluated:.1%}",
+        aim=(
+            f"Coordination under {LARGEST_OVERHEAD:.0%} of the runs' time: everything but local training and "
+            "the scoring of held-out patients"
+        ),
+        found=(
+            f"coordination alone {share:.1%}; everything but local training, scoring included, "
+            f"{all_but_training(timings):.1%}. The whole is {duration(total)}, the time of "
+            f"{count(len(timings), 'run')} added up; start-up, the generation of images and this report lie "
+            "outside it"
+        ),
         outcome="reached" if share < LARGEST_OVERHEAD else "not reached",
     )
 
@@ -186,10 +201,17 @@ def _variation(label: str, variation: float | None, ratio: float | None) -> str:
     return f"{label} {variation:.1%}{times}"
 
 
-def _ratio_outcome(ratio: float | None) -> Outcome:
+def _ratio_outcome(ratio: float | None, interval: Interval | None) -> Outcome:
+    return at_most(None if ratio is None else interval, LARGEST_VARIATION)
+
+
+def _ratio_words(ratio: float | None, interval: Interval | None) -> str:
+    """The interval of ADP-FL's ratio, and why nothing is settled where nothing is."""
     if ratio is None:
-        return "cannot be told"
-    return "reached" if ratio <= LARGEST_VARIATION else "not reached"
+        return ""
+    span = f"; ADP-FL's 95% interval {interval.low:.2f} to {interval.high:.2f} times" if interval else ""
+    doubt = doubt_words(ratio, interval, LARGEST_VARIATION, f"{LARGEST_VARIATION:g} times")
+    return f"{span}; {doubt}" if doubt else span
 
 
 def change_words(relative: float) -> str:

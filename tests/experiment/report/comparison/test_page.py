@@ -18,6 +18,7 @@ from adpfl.experiment.report.comparison.document import ComparisonRecord
 from adpfl.experiment.report.comparison.gallery import side_by_side
 from adpfl.experiment.report.comparison.page import render, write_comparison
 from adpfl.experiment.report.record import read_record
+from adpfl.privacy.plan import FixedThreshold
 
 MOST_BYTES = 6_000_000
 VOID = {"meta", "img", "br", "circle", "use", "path", "rect", "link", "stop"}
@@ -172,6 +173,27 @@ def test_synthetic_images_are_called_so_at_the_top_and_by_the_pictures(page, bui
 def test_dp_fls_threshold_and_the_best_of_its_curve_are_told(page):
     assert "DP-FL with its threshold fixed at C = 1 reached" in page.text
     assert re.search(r"at C = 10, the best of four values tried, 0\.\d{3}", page.text)
+
+
+def test_what_the_best_c_is_worth_stands_beside_it(whole, page):
+    markdown = (whole / "report.md").read_text(encoding="utf-8")
+    for text in (page.text.replace("\u2019", "'"), markdown):
+        assert "(one run, where the arms have three runs)" in text
+        assert "found by looking at held-out scores: the look costs privacy that no ε here counts" in text
+        assert "DP-FL's learning rate is FL's, so a small C also means small steps" in text
+        assert "learning rates and percentiles that tasks come with" in text
+        assert "mis-set" not in text
+
+
+def test_a_threshold_that_was_mis_set_on_purpose_is_called_so(builder):
+    made = builder(rounds=2, seeds=1).arms("fl")
+    made.add("arms", "dp-fl", 0, fixed=FixedThreshold(method="fixed", clip_norm=0.1))
+    root = made.write()
+    write_comparison(root)
+    page = Page((root / "report.html").read_text(encoding="utf-8")).text
+    for text in (page, (root / "report.md").read_text(encoding="utf-8")):
+        assert "fixed at C = 0.1 (mis-set on purpose) reached" in text
+        assert "Its C in the main arms is mis-set on purpose" in text
 
 
 def test_the_same_patients_stand_under_every_arm(whole, page):

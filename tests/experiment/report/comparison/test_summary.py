@@ -110,3 +110,19 @@ def test_several_structures_are_summarised_apart_and_together(builder):
     parts = [fl.figure(DICE, name).center.mean for name in contents.structures]
     assert fl.figure(DICE).center.mean == pytest.approx(sum(parts) / 3)
     assert contents.unit == "mm"
+
+
+def test_ratios_of_variation_have_intervals_where_there_are_runs_enough(builder):
+    made = Contents(load_comparison(builder(rounds=2).arms("fl", "adp-fl").write()))
+    found = of_arm(made, "adp-fl").variation
+    for name in ("runs", "patients"):
+        interval = getattr(found, f"between_{name}_interval")
+        assert interval.low <= getattr(found, f"between_{name}_ratio") <= interval.high
+    assert found.between_runs_interval.high / found.between_runs_ratio == pytest.approx(39**0.5)
+    assert of_arm(made, "fl").variation.between_runs_interval is None
+
+
+def test_one_run_leaves_no_interval_of_ratios(builder):
+    made = Contents(load_comparison(builder(rounds=2, seeds=1).arms("fl", "adp-fl").write()))
+    found = of_arm(made, "adp-fl").variation
+    assert (found.between_runs_interval, found.between_patients_interval) == (None, None)
