@@ -25,10 +25,7 @@ from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl_server import audit_log
 from adpfl_server.certificate_table import (
-    RENEWALS_A_DAY,
     check_not_revoked,
-    renew,
-    revoked_holders,
 )
 from adpfl_server.database import open_database, transaction
 from adpfl_server.enrollment import (
@@ -454,54 +451,6 @@ def test_a_fault_of_the_server_tells_a_stranger_nothing(consortium, failure, rea
     assert line["event"] == "enrolment failed"
     assert line["reason"].startswith(reason)
     assert "exc_info" not in line
-
-
-def test_a_holder_is_revoked_once_none_of_its_certificates_stands(database):
-    with transaction(database):
-        database.executemany(
-            "INSERT INTO certificates (serial, role, name, not_after, issued_at, revoked_at, pem) "
-            "VALUES (?, ?, ?, 9.0, 0.0, ?, '')",
-            [
-                ("1", "site", "one", 1.0),
-                ("2", "site", "one", 2.0),
-                ("3", "site", "two", 1.0),
-                ("4", "site", "two", None),
-                ("5", "operator", "one", None),
-            ],
-        )
-    assert revoked_holders(database) == {Holder("site", "one")}
-
-
-def test_a_certificate_that_works_buys_the_next_one(database, issue, spend, consortium):
-    pem = spend(issue(), new_request())
-    old = serial_text(load_certificate(pem, what="first"))
-    request = new_request()
-    asked = {"holder": Holder("site", "hospital1"), "serial": old, "request": request}
-    again = renew(database, consortium[0], **asked, now=NOW + DAY)
-    certificate = load_certificate(again, what="renewed")
-    assert (site_of(certificate), again == pem) == ("hospital1", False)
-    check_not_revoked(database, old)  # until its own end: the answer may have been lost
-    check_not_revoked(database, serial_text(certificate))
-    assert renew(database, consortium[0], **asked, now=NOW + 2 * DAY) == again
-
-
-def test_a_revoked_certificate_buys_nothing(database, issue, spend, consortium):
-    holder = Holder("site", "hospital1")
-    serial = serial_text(load_certificate(spend(issue(), new_request()), what="first"))
-    revoke(database, holder, now=NOW)
-    with pytest.raises(IdentityError, match="has been revoked"):
-        renew(database, consortium[0], holder=holder, serial=serial, request=new_request(), now=NOW)
-    assert len(rows(database, "certificates")) == 1
-
-
-def test_renewals_are_bounded(database, issue, spend, consortium):
-    serial = serial_text(load_certificate(spend(issue(), new_request()), what="first"))
-    asked = {"holder": Holder("site", "hospital1"), "serial": serial}
-    for _ in range(RENEWALS_A_DAY - 1):
-        renew(database, consortium[0], **asked, request=new_request(), now=NOW)
-    with pytest.raises(IdentityError, match="no more are issued"):
-        renew(database, consortium[0], **asked, request=new_request(), now=NOW)
-    renew(database, consortium[0], **asked, request=new_request(), now=NOW + 2 * DAY)
 
 
 def test_a_sites_token_makes_no_operator(database, issue, consortium):
