@@ -11,9 +11,20 @@ from typing import Any
 import structlog
 
 
+class _StandardError:
+    """stderr as it stands at each line: a live display takes its place for a while, to print above itself."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure_logs(*, level: str = "info", service: str, site: str | None = None) -> None:
     """Send this process's logs to stderr; call once at the start of a command."""
     console = sys.stderr.isatty()
+    file: Any = _StandardError() if console else sys.stderr
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -24,7 +35,7 @@ def configure_logs(*, level: str = "info", service: str, site: str | None = None
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file),
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(service=service, **({"site": site} if site else {}))

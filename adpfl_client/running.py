@@ -13,6 +13,7 @@ from types import FrameType
 
 import structlog
 import torch
+from rich.console import Console
 
 from adpfl.errors import StateError
 from adpfl_client.agent import Agent, RunOutcome
@@ -23,6 +24,7 @@ from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
 from adpfl_client.models import ModelStore
+from adpfl_client.round_display import RoundDisplay
 from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
@@ -83,6 +85,7 @@ def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
                 models=ModelStore(config.state_dir / MODELS_FOLDER),
                 clock=time.time,
                 stopping=stopping,
+                display=RoundDisplay(Console(stderr=True)),
             )
         finally:
             connection.close()
