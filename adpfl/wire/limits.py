@@ -12,6 +12,10 @@ from typing import TypeVar
 from adpfl.errors import ProtocolError
 
 MESSAGE_BYTES = 8 * 2**20
+CONTROL_BYTES = 64 * 2**10
+"""A message other than a chunk, a manifest or a list of digests."""
+DIGEST_LIST_BYTES = 256 * 2**10
+"""A message with a list of digests."""
 CHUNK_SIZE_MIN = 64 * 2**10
 CHUNK_SIZE_MAX = 4 * 2**20
 CHUNKS_PER_OBJECT = 65_536
@@ -29,6 +33,9 @@ WAIT_SECONDS = 30
 METRICS_PER_REPORT = 64
 TASKS_PER_JOIN = 64
 ROUND_MAX = 100_000
+
+RETRY_AFTER_METADATA = "retry-after-millis"
+"""Trailing metadata of a RESOURCE_EXHAUSTED that time alone mends."""
 
 EnumType = TypeVar("EnumType", bound=IntEnum)
 
