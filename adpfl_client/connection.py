@@ -392,7 +392,7 @@ def _code(error: Exception) -> grpc.StatusCode:
 
 def _details(error: Exception) -> str:
     details = error.details() if isinstance(error, grpc.Call) else None
-    return " ".join((details or "the call was cancelled").split())
+    return limits.shown_text(" ".join((details or "the call was cancelled").split()))
 
 
 def _pushback_seconds(error: Exception) -> float | None:
