@@ -18,6 +18,7 @@ from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
 from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
+from adpfl.kill_points import reach
 from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
@@ -155,6 +156,7 @@ class Store:
                         "INSERT INTO rounds VALUES (?, ?, ?)", (run, record.round, record.model_dump_json())
                     )
                     _insert_result(connection, run, record.round, result)
+                    reach("server.closing")
             if also is not None:
                 also(connection)
         return kept
@@ -270,6 +272,7 @@ class Store:
             candidates = {digest for name in past for digest in self._chunks_of(name)}
             connection.executemany("DELETE FROM objects WHERE digest = ?", [(name,) for name in past])
         # The rows are gone first: a crash here leaves bytes that nothing names, never a name without bytes.
+        reach("server.forgetting")
         if candidates:
             kept = self._chunks_in_use()
             for digest in candidates - kept:
@@ -398,6 +401,7 @@ def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
             row.committed_at,
         ),
     )
+    reach("server.commit_written")
     record(
         connection,
         datetime.fromtimestamp(row.committed_at, UTC),

@@ -102,6 +102,7 @@ class Forge:
     def close(self) -> None:
         self._input.close()
         self._process.wait(30)
+        self._output.close()
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         self._input.write(json.dumps(request) + "\n")
@@ -273,7 +274,12 @@ class Federation:
         return True
 
     def wait_for_death(self, name: str, seconds: float = PATIENCE_SECONDS) -> None:
-        self.wait_until(lambda: self.died(name), f"{name} to be killed", seconds)
+        self.wait_until(lambda: self.died(name) or self.is_over(), f"{name} to be killed", seconds)
+        assert name not in self.running, f"the run ended before {name} was killed\n{self.scene()}"
+
+    def is_over(self) -> bool:
+        """Whether every agent has ended by itself."""
+        return all(site in self.running and self.running[site].code() is not None for site in self.sites)
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until every agent has ended well, then stop the server."""
@@ -342,7 +348,8 @@ class Federation:
         for name in ("server", *self.sites):
             process = self.running.get(name)
             state = "absent" if process is None else f"code {process.code()}"
-            parts.append(f"--- {name} ({state})\n" + "\n".join(self.log(name).splitlines()[-25:]))
+            parts.append(f"--- {name} ({state})")
+            parts += [line[:250] for line in self.log(name).splitlines()[-20:]]
         return "\n".join(parts)
 
 
