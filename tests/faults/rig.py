@@ -266,9 +266,9 @@ class Federation:
     def died(self, name: str) -> bool:
         """Whether a process was killed since; it is forgotten then, and may be started again."""
         process = self.running.get(name)
-        if process is None or process.code() is None:
+        if process is None or process.code() is None or (name in self.sites and process.code() == 0):
             return False
-        assert process.code() == KILLED, f"{name} ended with {process.code()}\n{self.log(name)}"
+        assert process.code() == KILLED, f"{name} ended with {process.code()}\n{self.scene()}"
         del self.running[name]
         self.deaths.append(f"{name}: by itself")
         return True
