@@ -122,7 +122,9 @@ def judge(state: RunState, event: UpdateArrived) -> Verdict:
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
-        return Verdict.LATE if state.over else Verdict.FOREIGN
+        # A finished run has no further round to be late for.
+        known = state.over and event.round <= state.plan.rounds
+        return Verdict.LATE if known else Verdict.FOREIGN
     if event.round != current.round or event.base_digest != current.base_digest:
         return Verdict.FOREIGN
     if not state.site(event.site).joined:

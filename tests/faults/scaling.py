@@ -29,6 +29,7 @@ def scale() -> None:
     agent.LONG_POLL_SECONDS = 2  # whole seconds on the wire
     _divide(connection, "CALL_SECONDS", "HEARTBEAT_SECONDS", "PROGRESS_SECONDS")
     _default(connection.Connection.__init__, "progress_seconds", connection.PROGRESS_SECONDS)
+    _default(connection.Connection._call, "deadline", connection.CALL_SECONDS)
     _divide(adpfl_client.heartbeat, "INTERVAL_SECONDS")
     _default(
         adpfl_client.heartbeat.beating.__wrapped__,
