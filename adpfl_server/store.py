@@ -48,6 +48,7 @@ AUDITED_EVENTS = frozenset(
         "site_joined",
         "site_refused",
         "update_conflicting",
+        "update_refused",
     }
 )
 """Kinds of a run's timeline that stand in the audit log too."""
@@ -490,6 +491,7 @@ def _open_round_record(state: RunState) -> ServerRound:
         closed_unix_seconds=None,
         sites=tuple(update.site for update in current.updates),
         missing=state.absent,
+        refused=tuple(current.turned_away),
         base_digest=current.base_digest,
         result_digest=None,
     )
