@@ -79,6 +79,8 @@ class StorageHealth:
             await self._runner.in_files(probe, self._folder)
         except STORAGE_ERRORS as error:
             return storage_reason(error)
+        if self._runner.housekeeping.damage:
+            return self._runner.housekeeping.damage
         errors = self._runner.book.tally.storage_errors
         refused = errors - self._errors_seen
         self._errors_seen = errors

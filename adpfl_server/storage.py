@@ -7,7 +7,14 @@ site an answer that it retries.
 import sqlite3
 from typing import Final
 
-STORAGE_ERRORS: Final = (OSError, sqlite3.Error)
+from adpfl.errors import IntegrityError
+
+
+class DamagedChunkError(IntegrityError):
+    """A stored chunk is gone, or its bytes have changed on disk."""
+
+
+STORAGE_ERRORS: Final = (OSError, sqlite3.Error, DamagedChunkError)
 
 STORAGE_FAILURE: Final = "the server's storage is in trouble and nothing was changed; try again later"
 """All that a caller learns: paths and sizes are the operator's."""
@@ -15,6 +22,8 @@ STORAGE_FAILURE: Final = "the server's storage is in trouble and nothing was cha
 
 def storage_reason(error: Exception) -> str:
     """One line for the server's log: the system's reason, with the file where there is one."""
+    if isinstance(error, DamagedChunkError):
+        return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or str(error) or type(error).__name__}"
