@@ -85,6 +85,8 @@ class Runner:
         self.files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files")
         self._changed: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
+        self.storage_trouble: str | None = None
+        """What is wrong with the disk, as the health check found it; None where nothing is."""
         self.housekeeping = Housekeeping(self, keep_models)
         self._unwritten: set[str] = set()
         self._record_due = asyncio.Event()

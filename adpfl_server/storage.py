@@ -4,7 +4,10 @@ Nothing was stored, and trying again later may mend it: the operator gets one li
 site an answer that it retries.
 """
 
+import os
 import sqlite3
+import tempfile
+from pathlib import Path
 from typing import Final
 
 from adpfl.errors import IntegrityError
@@ -18,6 +21,21 @@ STORAGE_ERRORS: Final = (OSError, sqlite3.Error, DamagedChunkError)
 
 STORAGE_FAILURE: Final = "the server's storage is in trouble and nothing was changed; try again later"
 """All that a caller learns: paths and sizes are the operator's."""
+
+
+PROBE_BYTES: Final = 64 * 2**10
+
+
+def probe(folder: Path) -> None:
+    """Write, sync and remove a small file.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.") as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def storage_reason(error: Exception) -> str:

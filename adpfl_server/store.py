@@ -220,6 +220,18 @@ class Store:
         states = {run: self.state(run) for run in [row["run"] for row in rows]}
         return collect(self.state_dir, self.connection, self.blobs, states, keep_models=keep_models)
 
+    def check(self) -> None:
+        """Read the whole database.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        require_sound(self.connection, self.state_dir / DATABASE_FILE)
+
+    def chunks_in_use(self) -> set[str]:
+        """Digests of all chunks that a stored object names."""
+        return chunks_in_use(self.connection)
+
     def prepare(self, keep_models: int) -> None:
         """Check the database whole, collect, and clear what a crash left. Only before serving.
 
@@ -227,13 +239,13 @@ class Store:
             StateError: the database is damaged.
             OSError, sqlite3.Error: the disk refuses.
         """
-        require_sound(self.connection, self.state_dir / DATABASE_FILE)
+        self.check()
         self.collect(keep_models)
         self.sweep()
 
     def sweep(self) -> None:
         """Remove half-written chunks, and chunks that no object names. Only before serving."""
-        self.blobs.sweep(chunks_in_use(self.connection))
+        self.blobs.sweep(self.chunks_in_use())
 
     # --- updates --------------------------------------------------------------------------------------
 
