@@ -23,19 +23,21 @@ STORAGE_FAILURE: Final = "the server's storage is in trouble and nothing was cha
 """All that a caller learns: paths and sizes are the operator's."""
 
 
+BLOBS_FOLDER: Final = "blobs"
 PROBE_BYTES: Final = 64 * 2**10
 
 
-def probe(folder: Path) -> None:
-    """Write, sync and remove a small file.
+def probe(state_dir: Path) -> None:
+    """Write, sync and remove a small file beside the database, and one beside the chunks.
 
     Raises:
         OSError: the disk refuses.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.") as file:
-        file.write(bytes(PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
+    for folder in (state_dir, state_dir / BLOBS_FOLDER):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def storage_reason(error: Exception) -> str:

@@ -26,6 +26,7 @@ from adpfl_server.blobs import BlobFolder
 from adpfl_server.collection import chunks_in_use, collect
 from adpfl_server.database import open_database, open_read_only, require_sound, transaction
 from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.storage import BLOBS_FOLDER
 from adpfl_server.timeline_rows import insert_timeline, read_timeline
 
 DATABASE_FILE = "server.sqlite"
@@ -68,10 +69,12 @@ class Store:
         open_it = open_read_only if read_only else open_database
         self.connection = open_it(state_dir / DATABASE_FILE)
         try:
-            self.blobs = BlobFolder(state_dir / "blobs")
+            self.blobs = BlobFolder(state_dir / BLOBS_FOLDER)
         except OSError as error:
             self.connection.close()
-            raise StateError(f"{state_dir / 'blobs'}: cannot be used: {error.strerror or error}") from error
+            raise StateError(
+                f"{state_dir / BLOBS_FOLDER}: cannot be used: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""

@@ -79,7 +79,6 @@ def play_round(consortium, callers, run, number):
     return task.base_digest
 
 
-
 def lose(consortium, digest):
     blob(consortium, digest).unlink()
 
@@ -90,9 +89,7 @@ def cut(consortium, digest):
 
 
 @pytest.mark.parametrize("damage", [flip, lose, cut])
-def test_a_committed_update_is_asked_for_again_and_counts_once_under_its_receipt(
-    consortium, callers, damage
-):
+def test_a_committed_update_is_asked_for_again_and_counts_once_under_its_receipt(consortium, callers, damage):
     expected = play_round(consortium, callers, "control", 1)
     base = callers[0].next_task().base_digest
     updates = [consortium.update(10 + seed) for seed in range(3)]

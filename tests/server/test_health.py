@@ -83,7 +83,8 @@ def test_a_watcher_hears_of_the_stop(consortium, stub):
 
 
 def test_the_probe_leaves_nothing_behind(tmp_path):
+    (tmp_path / "blobs").mkdir()
     probe(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["blobs"]
     with pytest.raises(OSError, match="No such file"):
         probe(tmp_path / "absent")
