@@ -102,7 +102,7 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
     store = Store(config.state_dir)
     try:
         try:
-            store.sweep()
+            store.prepare(config.keep_models)
         except STORAGE_ERRORS as error:
             raise StateError(
                 f"the stored chunks cannot be looked through: {storage_reason(error)}"
@@ -137,6 +137,7 @@ class Daemon:
             config.state_dir / "runs",
             clock=time.time,
             site_silence_seconds=config.site_silence_seconds,
+            keep_models=config.keep_models,
         )
         self._health = HealthServicer()
         self._storage_health = StorageHealth(self.runner, self._health, config.state_dir, ("", SERVICE_NAME))

@@ -88,8 +88,7 @@ class RunBook:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
         if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
-        moved = self.advance(run, result.done(round_number), result=result)
-        self.store.drop_past(run, moved.state.rounds_closed)
+        self.advance(run, result.done(round_number), result=result)
         return True
 
 
@@ -158,6 +157,8 @@ class Intake:
     def commit(self, site: str, request: CommitUpdateRequest, norm: float | None = None) -> CommitRow:
         """Make an update count, once; the same commit again returns the same receipt.
 
+        An update that was found damaged and sent again counts under the receipt that it has.
+
         Args:
             site: who commits.
             request: the update and its key.
@@ -170,14 +171,17 @@ class Intake:
         """
         event = UpdateArrived(site, request.round, request.base_digest, request.update_digest)
         verdict = self._verdict(request.run, event)
+        known = self._store.commit_row(request.run, request.round, site)
         if verdict is Verdict.REPEATED:
-            known = self._store.commit_row(request.run, request.round, site)
             if known is None:
                 raise StateError(f"round {request.round} of {request.run} counts an update without a receipt")
             self._note(request.run, event, verdict)
             return known
         if verdict is Verdict.ACCEPTED:
             self._check_complete(site, request)
+            if known is not None:
+                self._book.advance(request.run, event)
+                return known
             self._check_norm(request.run, event, norm)
         outcome = CommitOutcome.ACCEPTED if verdict is Verdict.ACCEPTED else CommitOutcome.LATE
         row = self._receipt_row(site, request, outcome)
@@ -191,8 +195,8 @@ class Intake:
         known = self._store.commit_row(run, event.round, event.site)
         if known is not None:
             same = (known.base_digest, known.update_digest) == (event.base_digest, event.update_digest)
-            if same:
-                return Verdict.REPEATED
+            if same:  # what is judged to be new all the same was lost to a damaged disk
+                return Verdict.ACCEPTED if judge(state, event) is Verdict.ACCEPTED else Verdict.REPEATED
             self._note(run, event, Verdict.CONFLICTING)
             raise CallRefusedError(
                 Code.ALREADY_EXISTS,

@@ -202,7 +202,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         call = method.rpartition("/")[2]
         peer = _caller.get(None)
         who = str(peer.holder) if peer else None
-        if isinstance(error, AdpflError):
+        if isinstance(error, AdpflError) and not isinstance(error, STORAGE_ERRORS):
             code = status_of(error)
             _log.warning(
                 "call refused",

@@ -46,6 +46,7 @@ class SiteActivity(IntEnum):
     TRAINING = 3
     PUSHING = 4
     REFUSED = 5
+    LEFT = 6
 
 
 @dataclass(frozen=True, slots=True)
