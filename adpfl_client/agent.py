@@ -12,6 +12,7 @@ import structlog
 
 from adpfl import __version__
 from adpfl.errors import AdpflError, BudgetError, ConfigError, IdentityError, StorageError
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.messages import (
     HeartbeatRequest,
@@ -229,6 +230,7 @@ class Agent:
         self._end(run.name, "finished", f"finished: answered {len(answered)} of {run.plan.rounds} rounds")
 
     def _end(self, name: str, status: Status, summary: str) -> None:
+        reach("client.run_over")
         run = self._runs.pop(name, None)
         if run is not None:
             run.recorder.note(status, detail=summary)

@@ -17,6 +17,7 @@ import grpc
 import structlog
 
 from adpfl.errors import AdpflError, ConfigError, IdentityError, IntegrityError, ProtocolError
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import (
@@ -273,6 +274,7 @@ class Connection:
         key = update.key
         offer = OfferRequest(key.run, key.round, key.base_digest, update.manifest)
         missing = OfferResponse.from_wire(self._call("Offer", offer.to_wire())).missing
+        reach("client.offered")
         if not missing:
             return True
         parts = _PushParts(update, missing)
@@ -387,6 +389,7 @@ class _PushParts:
                 self.failure = error
                 raise
             yield chunk.to_push()
+            reach("client.pushing")
             self.on_progress()  # the part before has found its place in the window
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
+from adpfl.kill_points import reach
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import TensorLayout
@@ -223,6 +224,7 @@ def _train(
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
     taking_part, reservation = _reserve(site, run, key, state)
+    reach("client.reserved")
     audience.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
@@ -246,6 +248,7 @@ def _train(
             return None
         new_state = engine.state
     shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
+    reach("client.trained")
     check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
     update = site.spool.seal(
         key,
@@ -255,7 +258,9 @@ def _train(
         steps=trained.steps,
         engine_state=new_state.model_dump(mode="json"),
     )
+    reach("client.spooled")
     site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
+    reach("client.sealed")
     return update
 
 
@@ -276,8 +281,13 @@ def _run_steps(
         engine=engine,
         round_number=round_number,
         progress=audience.progress(hidden_from_server=run.plan.privacy.sampling.mode == "poisson"),
-        should_stop=lambda: site.stopping.is_set() or audience.heartbeat.obsolete,
+        should_stop=lambda: _must_stop(site, audience.heartbeat),
     )
+
+
+def _must_stop(site: Site, heartbeat: Heartbeat) -> bool:
+    reach("client.stepping")
+    return site.stopping.is_set() or heartbeat.obsolete
 
 
 def _reserve(
@@ -308,6 +318,7 @@ def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         keep_engine_state(run.folder, update.entry)
     run.recorder.add_steps(update.entry.round, update.entry.steps)
     site.connection.push(update)
+    reach("client.pushed")
     _commit(site, run, update)
 
 
@@ -318,7 +329,9 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
     answer = site.connection.commit(request)
     _check_receipt(site, request, answer)
+    reach("client.receipt_received")
     keep_receipt(site.config.state_dir, SignedReceipt(answer.receipt, answer.signature))
+    reach("client.receipt_kept")
     if answer.receipt.ledger_head != head:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
@@ -328,6 +341,7 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         return
     receipt = StoredReceipt.of(SignedReceipt(answer.receipt, answer.signature))
     site.ledger.commit(entry.reservation, receipt.text(), now=site.clock())
+    reach("client.committed")
     if answer.receipt.outcome is CommitOutcome.LATE:
         run.recorder.note(
             "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"

@@ -24,6 +24,7 @@ from adpfl.federated.run_events import (
     Verdict,
 )
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.receipts import CommitOutcome, Receipt
@@ -66,6 +67,7 @@ class RunBook:
         """Go on with a run from the database; its timeline says that the server restarted."""
         self.states[run] = self.store.state(run)
         self.advance(run, ServerRestarted())
+        reach("server.resumed")
 
     def advance(
         self,
@@ -88,7 +90,9 @@ class RunBook:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
         if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
+        reach("server.added_up")
         self.advance(run, result.done(round_number), result=result)
+        reach("server.closed")
         return True
 
 
@@ -124,6 +128,7 @@ class Intake:
             raise StateError(f"the base model of round {request.round} of {request.run} is not stored")
         check_update_tensors(manifest, base, self._book.states[request.run].plan.network)
         self._store.add_offer(request.run, request.round, site, manifest, self._book.clock())
+        reach("server.offer_kept")
         return self._store.missing(manifest)[: limits.DIGESTS_PER_REQUEST]
 
     def pushed_manifest(self, site: str, run: str, round_number: int, digest: str) -> Manifest | None:
@@ -185,7 +190,9 @@ class Intake:
             self._check_norm(request.run, event, norm)
         outcome = CommitOutcome.ACCEPTED if verdict is Verdict.ACCEPTED else CommitOutcome.LATE
         row = self._receipt_row(site, request, outcome)
+        reach("server.committing")
         self._book.advance(request.run, event, also=lambda connection: insert_commit(connection, row))
+        reach("server.committed")
         self._book.tally.update(request.run, verdict)
         return row
 

@@ -53,7 +53,7 @@ class LimitsConfig(FrozenModel):
         return self
 
     def port_options(self, connections: int) -> ChannelOptions:
-        """gRPC's options for either port.
+        """GRPC's options for either port.
 
         Args:
             connections: how many the process can hold; `connections` where it has descriptors enough.
@@ -64,7 +64,7 @@ class LimitsConfig(FrozenModel):
         )
 
     def main_port_options(self, connections: int) -> ChannelOptions:
-        """gRPC's options for the main port.
+        """GRPC's options for the main port.
 
         A connection may hold twice the calls of a caller, so that it is told of the limit; what is more waits
         at the caller's end.

@@ -15,6 +15,7 @@ from adpfl.federated.coordinator import obsolete, task_for
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
 from adpfl.federated.update_norm import update_norm
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
@@ -247,6 +248,7 @@ class FederationService(rpc.FederationServicer):
             raise ProtocolError(f"chunk {chunk.digest[:12]} has a value that is not finite")
         try:
             self._runner.store.blobs.put(chunk.digest, chunk.data)
+            reach("server.chunk_stored")
         except IntegrityError as error:
             raise ProtocolError(str(error)) from error
 

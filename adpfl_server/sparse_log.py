@@ -1,4 +1,4 @@
-"""Log lines that others cause: one now and then however many they cause, and how many there were meanwhile."""
+"""Log lines that others cause: one now and then however many they cause, with a count of those meanwhile."""
 
 import time
 from collections.abc import Callable, Hashable
