@@ -19,6 +19,7 @@ from adpfl.errors import (
     IdentityError,
     StorageError,
 )
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.messages import (
     HeartbeatRequest,
@@ -263,6 +264,7 @@ class Agent:
         self._end(run.name, "finished", f"finished: answered {len(answered)} of {run.plan.rounds} rounds")
 
     def _end(self, name: str, status: Status, summary: str) -> None:
+        reach("client.run_over")
         run = self._runs.pop(name, None)
         if run is not None:
             run.recorder.note(status, detail=summary)

@@ -112,13 +112,21 @@ def enroll(
     from adpfl.security.bundle import read_bundle
     from adpfl.security.certificates import Holder
     from adpfl_client.enrollment import enroll as enroll_holder
+    from adpfl_client.proxy import route_of
 
     where = _where(context, site, config)
     if where == _Where(None, None):
         where = _Where(read_bundle(bundle).name, None)
     settings = _load_from(where)
     holder = Holder("site", settings.site)
-    identity = enroll_holder(bundle, settings.state_dir, holder, now=datetime.now(UTC), replace=replace)
+    identity = enroll_holder(
+        bundle,
+        settings.state_dir,
+        holder,
+        now=datetime.now(UTC),
+        replace=replace,
+        route=route_of(settings),
+    )
     typer.echo(
         f"{identity.site} is enrolled with {identity.consortium} at {identity.address}, "
         f"certificate valid until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"

@@ -47,6 +47,7 @@ from adpfl.security.private_files import (
 from adpfl.security.tls import ENROLLMENT_CHANNEL_OPTIONS, enrollment_channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
+from adpfl_client.proxy import UNNAMED, Route
 
 IDENTITY_FOLDER = "identity"
 PENDING_FOLDER = "identity.pending"
@@ -81,7 +82,13 @@ class FederationRecord(FrozenModel):
 
 
 def enroll(
-    bundle_path: Path, state_dir: Path, holder: Holder, *, now: datetime, replace: bool = False
+    bundle_path: Path,
+    state_dir: Path,
+    holder: Holder,
+    *,
+    now: datetime,
+    replace: bool = False,
+    route: Route = UNNAMED,
 ) -> CallerIdentity:
     """Enrol with the operator's bundle. May be repeated after a crash or a lost answer.
 
@@ -91,6 +98,7 @@ def enroll(
         holder: who enrols, which must be whom the bundle is for.
         now: aware current time.
         replace: give up an identity that came from another bundle, once the new one is complete.
+        route: how to dial.
 
     Returns:
         The identity, as stored; the stored one where this very bundle has enrolled the holder before.
@@ -125,7 +133,7 @@ def enroll(
         if not begun:
             _prepare(pending, bundle)
             remove_folder(state_dir / RENEWED_FOLDER)  # it renews an identity that is about to end
-        certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST))
+        certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST), route)
         what = f"certificate from {bundle.enroll_address}"
         check_certificate(certificate, pending, authority, holder, now, what=what)
         replace_file(pending / CERTIFICATE, to_pem(certificate), mode=PUBLIC_MODE)
@@ -259,27 +267,30 @@ def _prepare(pending: Path, bundle: EnrollmentBundle) -> None:
 
 
 def _ask_for_certificate(
-    bundle: EnrollmentBundle, authority: x509.Certificate, request: bytes
+    bundle: EnrollmentBundle, authority: x509.Certificate, request: bytes, route: Route
 ) -> x509.Certificate:
     credentials = enrollment_channel_credentials(authority)
     where = bundle.enroll_address
     try:
         asked = EnrollRequest(bundle.role, bundle.name, bundle.token.get_secret_value(), request)
-        with grpc.secure_channel(where, credentials, ENROLLMENT_CHANNEL_OPTIONS) as channel:
+        with grpc.secure_channel(
+            where, credentials, (*ENROLLMENT_CHANNEL_OPTIONS, *route.options)
+        ) as channel:
             stub = federation_pb2_grpc.EnrollmentStub(channel)  # type: ignore[no-untyped-call]
             message = stub.Enroll(asked.to_wire(), timeout=ENROLL_TIMEOUT_SECONDS)
         answer = EnrollResponse.from_wire(message)
     except grpc.RpcError as error:
-        raise IdentityError(_explain(error, bundle)) from error
+        raise IdentityError(_explain(error, bundle, route)) from error
     except ProtocolError as error:
         raise IdentityError(f"enrolment at {where}: {error}") from error
     return load_certificate(answer.certificate_chain, what=f"answer of {where}")
 
 
-def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:
+def _explain(error: grpc.RpcError, bundle: EnrollmentBundle, route: Route) -> str:
     """Put a failed call into words that say what to do; gRPC reports a TLS failure as text alone."""
     where = f"enrolment at {bundle.enroll_address}"
-    details = error.details() or "no details"
+    details = " ".join((error.details() or "no details").split())
+    through = f"; dialled through the proxy {route.proxy}" if route.proxy else ""
     if error.code() is grpc.StatusCode.PERMISSION_DENIED:
         return (
             f"{where}: refused; the bundle's token has ended or was used with another key; "
@@ -288,11 +299,16 @@ def _explain(error: grpc.RpcError, bundle: EnrollmentBundle) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return (
             f"{where}: the server's certificate is expired or not signed by the certificate authority of "
-            f"{bundle.consortium!r}; nothing was sent"
+            f"{bundle.consortium!r}; nothing was sent{through}"
         )
     if "Hostname Verification" in details:
-        return f"{where}: the server's certificate is for another address; nothing was sent"
-    return f"{where}: the server cannot be reached or cannot answer: {details} (repeat the command later)"
+        return f"{where}: the server's certificate is for another address; nothing was sent{through}"
+    if route.refused(details):
+        return f"{where}: {route.explained(details)}"
+    return (
+        f"{where}: the server cannot be reached or cannot answer: {route.explained(details)} "
+        "(repeat the command later)"
+    )
 
 
 def _put_in_place(pending: Path, folder: Path) -> None:

@@ -21,6 +21,7 @@ from pydantic import StringConstraints, ValidationError
 from adpfl.config import FrozenModel, Name
 from adpfl.errors import IntegrityError, StateError
 from adpfl.federated.records import StepRecord
+from adpfl.kill_points import reach
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import Manifest, read_chunk, write_payload
 from adpfl_client.durable import (
@@ -176,6 +177,7 @@ class Spool:
             )
             write_bytes(folder / MANIFEST_FILE, manifest.canonical_json())
             write_bytes(folder / ENTRY_FILE, entry.model_dump_json(indent=1).encode())
+            reach("client.spooling")
         return SpooledUpdate(path, entry, manifest)
 
     def find(self, key: SpoolKey) -> SpooledUpdate | None:

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from adpfl.errors import IntegrityError
+from adpfl.kill_points import reach
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import check_chunk
 from adpfl_server.storage import DamagedChunkError
@@ -48,6 +49,7 @@ class BlobFolder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            reach("server.chunk_storing")
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -80,6 +82,7 @@ class BlobFolder:
         """Remove half-written chunks and every chunk not in `kept`; only while nothing else writes."""
         for path in self._root.glob("*/*"):
             if path.parent.name == _INCOMING or path.name not in kept:
+                reach("server.sweeping")
                 path.unlink()
 
     def _is_whole(self, digest: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Final
 
 from adpfl.errors import StateError
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.database import transaction
@@ -89,6 +90,7 @@ def collect(
                 _forget_past(connection, run, state)
             gone = _forget_objects(connection, keep_models)
         # The rows are gone first: a crash here leaves bytes that nothing names, never a name without bytes.
+        reach("server.forgetting")
         if gone:
             for digest in gone - chunks_in_use(connection):
                 blobs.drop(digest)

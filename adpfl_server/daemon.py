@@ -32,6 +32,7 @@ from adpfl import __version__
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.coordinator import new_run
 from adpfl.federated.run_plan import RunPlan
+from adpfl.kill_points import reach
 from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
@@ -278,6 +279,7 @@ class Daemon:
         if header.description is None:
             _log.warning("initial weights do not say what they are for", run=plan.run, path=str(path))
         manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)
+        reach("server.run_creating")
         created = new_run(plan, manifest.digest, time.time())
         await self.runner.in_database(self.runner.book.add, created, manifest)
 

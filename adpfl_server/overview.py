@@ -149,14 +149,14 @@ def _closing(state: RunState) -> str:
 def _standing(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
     """What one site brings, and why nothing is heard of it."""
     known = f"{site.training_patients} training patients" if site.joined else "not joined"
-    reason = _absence(site, revoked)
+    reason = _absence(state, site, revoked)
     waited_for = state.open_round is not None and site.site in state.absent
     if waited_for:
         return f"{known}; its update is missing" + (f": {reason}" if reason else "")
     return f"{known}; {reason}" if reason and not state.over else known
 
 
-def _absence(site: SiteState, revoked: Collection[str]) -> str:
+def _absence(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
     """Why a site will not answer; empty where it may."""
     if site.site in revoked:
         return "its certificate is revoked"
@@ -165,12 +165,15 @@ def _absence(site: SiteState, revoked: Collection[str]) -> str:
         return f"it left the run at {_moment(site.left_at)}{reason}"
     if site.refusal is not None:
         return f"it refuses the run ({site.refusal})"
+    turned_away = state.open_round.turned_away if state.open_round else {}
+    if site.site in turned_away:
+        return f"it was refused ({turned_away[site.site]})"
     return "it is silent" if site.silent else ""
 
 
 def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
     """The same for a program: the deadline, and the sites that will not answer, with the reason."""
-    absences = {site.site: _absence(site, revoked) for site in state.sites}
+    absences = {site.site: _absence(state, site, revoked) for site in state.sites}
     return {
         "round_deadline_unix_seconds": state.deadline_at,
         "update_missing": list(state.absent) if state.open_round is not None else [],

@@ -31,6 +31,7 @@ from adpfl.federated.run_events import (
     Transition,
 )
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest, sha256_hex
 from adpfl_server.housekeeping import Housekeeping
 from adpfl_server.intake import RunBook
@@ -258,6 +259,7 @@ class Runner:
         def write(chunk: bytes) -> str:
             digest = sha256_hex(chunk)
             blobs.put(digest, chunk)
+            reach("server.aggregating")
             return digest
 
         return await self.in_files(
@@ -313,6 +315,7 @@ class Runner:
         while self._unwritten:
             run = self._unwritten.pop()
             try:
+                reach("server.recording")
                 write_record(self._runs_folder / run / "run.json", self.store.record(run))
             except STORAGE_ERRORS as error:
                 failed.add(run)

@@ -14,6 +14,8 @@ from adpfl.federated.aggregation import is_finite
 from adpfl.federated.coordinator import obsolete, task_for
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
+from adpfl.federated.update_norm import update_norm
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
@@ -184,7 +186,12 @@ class FederationService(rpc.FederationServicer):
         commit = CommitUpdateRequest.from_wire(request)
         site = calling_site()
         self._run_of(site, commit.run)
-        row = await self._runner.in_database(self._intake.commit, site, commit)
+        measured = await self._runner.in_database(self._intake.to_measure, site, commit)
+        blobs = self._runner.store.blobs
+        norm = None
+        if measured is not None:
+            norm = await self._runner.in_files(update_norm, measured, blobs.get)
+        row = await self._runner.in_database(self._intake.commit, site, commit, norm)
         return CommitUpdateResponse(Receipt.from_canonical_json(row.receipt_json), row.signature).to_wire()
 
     async def ReportMetrics(self, request: pb.ReportMetricsRequest, context: Any) -> pb.ReportMetricsResponse:
@@ -241,6 +248,7 @@ class FederationService(rpc.FederationServicer):
             raise ProtocolError(f"chunk {chunk.digest[:12]} has a value that is not finite")
         try:
             self._runner.store.blobs.put(chunk.digest, chunk.data)
+            reach("server.chunk_stored")
         except IntegrityError as error:
             raise ProtocolError(str(error)) from error
 

@@ -18,6 +18,7 @@ from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
 from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
+from adpfl.kill_points import reach
 from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
@@ -142,6 +143,7 @@ class Store:
                         "INSERT INTO rounds VALUES (?, ?, ?)", (run, record.round, record.model_dump_json())
                     )
                     _insert_result(connection, run, record.round, result)
+                    reach("server.closing")
             if also is not None:
                 also(connection)
         return kept
@@ -347,6 +349,7 @@ def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
             row.committed_at,
         ),
     )
+    reach("server.commit_written")
     record(
         connection,
         datetime.fromtimestamp(row.committed_at, UTC),
@@ -390,6 +393,7 @@ def _open_round_record(state: RunState) -> ServerRound:
         closed_unix_seconds=None,
         sites=tuple(update.site for update in current.updates),
         missing=state.absent,
+        refused=tuple(current.turned_away),
         base_digest=current.base_digest,
         result_digest=None,
     )

@@ -30,6 +30,7 @@ AUDITED_EVENTS: Final = frozenset(
         "site_refused",
         "storage_damaged",
         "update_conflicting",
+        "update_refused",
         "update_damaged",
     }
 )

@@ -14,6 +14,8 @@ An operator may pause a run (no further round opens, the open one may close), re
 A round closes when every site that can still answer has answered, or at its deadline, whichever comes first,
 and never with fewer updates than the quorum. Past the deadline without a quorum the round waits on, and says
 so. An update counts once: later, repeated and contradicting ones get an answer and an entry in the timeline.
+A site whose update broke a rule of the plan sits the round out; where that leaves fewer sites than the
+quorum, the round can never close and the run fails.
 An update whose stored bytes turn out damaged before they were added up no longer counts: its site is given
 its task again, which it answers with the same bytes. While a model is damaged no round opens.
 """
@@ -48,10 +50,11 @@ from adpfl.federated.run_events import (
     UpdateArrived,
     UpdateDamaged,
     UpdateNoted,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
-from adpfl.federated.run_state import AcceptedUpdate, OpenRound, RunState, SiteState, words
+from adpfl.federated.run_state import AcceptedUpdate, OpenRound, RefusedUpdate, RunState, SiteState, words
 
 
 def new_run(plan: RunPlan, model_digest: str, now: float) -> Transition:
@@ -112,6 +115,8 @@ def task_for(state: RunState, name: str) -> Task:
         reason = "this site has left the run"
     elif current is None:
         reason = "paused by the operator" if state.paused else "waiting for enough sites"
+    elif name in current.turned_away:
+        reason = f"this site's update was refused: {current.turned_away[name]}; the next round takes another"
     elif current.aggregating or name in current.answered:
         reason = "waiting for the round to close"
     else:
@@ -125,20 +130,21 @@ def obsolete(state: RunState, name: str, round_number: int) -> bool:
     return state.over or (round_number > 0 and (task.kind, task.round) != ("train", round_number))
 
 
-def judge(state: RunState, event: UpdateArrived) -> Verdict:
+def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
     """What an update would be if it arrived now; changes nothing."""
     current = state.open_round
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
         return Verdict.LATE if state.over else Verdict.FOREIGN
-    if event.round != current.round or event.base_digest != current.base_digest:
-        return Verdict.FOREIGN
-    if not state.site(event.site).joined:
+    of_this_round = (event.round, event.base_digest) == (current.round, current.base_digest)
+    if not of_this_round or not state.site(event.site).joined:
         return Verdict.FOREIGN
     for update in current.updates:
         if update.site == event.site:
             return Verdict.REPEATED if update.update_digest == event.update_digest else Verdict.CONFLICTING
+    if event.site in current.turned_away:
+        return Verdict.REFUSED
     return Verdict.LATE if current.aggregating else Verdict.ACCEPTED
 
 
@@ -238,6 +244,20 @@ def _update_arrived(event: UpdateArrived, state: RunState, now: float) -> Transi
 
 
 @_apply.register
+def _update_refused(event: UpdateRefused, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    current = state.open_round
+    if current is None or judge(state, event) is not Verdict.ACCEPTED:
+        return Transition(state)
+    refused = RefusedUpdate(site=event.site, update_digest=event.update_digest, reason=event.reason)
+    changed = current.model_copy(update={"refused": (*current.refused, refused)})
+    state = _with_site(state, site.model_copy(update={"silent": False}))
+    detail = f"update {event.update_digest[:12]}: {event.reason}"
+    entry = _entry(now, "update_refused", site=event.site, round_number=event.round, detail=detail)
+    return Transition(state.model_copy(update={"open_round": changed}), (TasksChanged(),), (entry,))
+
+
+@_apply.register
 def _update_noted(event: UpdateNoted, state: RunState, now: float) -> Transition:
     state.site(event.site)
     return Transition(state, timeline=(_note(state, event, event.verdict, now),))
@@ -316,6 +336,7 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
         closed_unix_seconds=now,
         sites=tuple(update.site for update in current.updates),
         missing=missing,
+        refused=tuple(current.turned_away),
         base_digest=current.base_digest,
         result_digest=event.result_digest,
         averaged_digest=event.averaged_digest,
@@ -404,7 +425,15 @@ def _advance(state: RunState, now: float) -> Transition:
         if state.paused or state.damage or len(state.ready) < state.plan.cohort.quorum:
             return Transition(state)
         return _start(state, now) if state.status == "waiting" else _open(state, now)
-    awaited = [site for site in state.sites if site.can_answer and site.site not in current.answered]
+    if len(state.sites) - len(current.refused) < state.plan.cohort.quorum:
+        names = words(tuple(current.turned_away))
+        return _fail(
+            state,
+            f"round {current.round} cannot reach its quorum of {state.plan.cohort.quorum}: "
+            f"the updates of {names} were refused ({current.refused[-1].reason})",
+            now,
+        )
+    awaited = [site for site in state.sites if site.can_answer and site.site not in current.done]
     complete = current.deadline_passed or not awaited
     if current.aggregating or not complete or len(current.updates) < state.plan.cohort.quorum:
         return Transition(state)

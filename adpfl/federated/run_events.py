@@ -69,6 +69,17 @@ class UpdateArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateRefused:
+    """All bytes of a site's update are stored, and they break a rule of the plan: it will never count."""
+
+    site: str
+    round: int
+    base_digest: str
+    update_digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateNoted:
     """An update was answered without counting: repeated, late, conflicting or foreign."""
 
@@ -160,6 +171,7 @@ Event = (
     | SiteFellSilent
     | SiteHeard
     | UpdateArrived
+    | UpdateRefused
     | UpdateNoted
     | RunPaused
     | RunResumed
@@ -248,6 +260,8 @@ class Verdict(Enum):
     """Of another history: made from another base model, for a round that has not opened, or by a site that
     never
     joined."""
+    REFUSED = "refused"
+    """It breaks a rule of the plan, or another update of the site did so in this round."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,14 @@ class AcceptedUpdate(FrozenModel):
     update_digest: Digest
 
 
+class RefusedUpdate(FrozenModel):
+    """An update that breaks a rule of the plan; its site sits the open round out."""
+
+    site: Name
+    update_digest: Digest
+    reason: str
+
+
 class Moments(FrozenModel):
     """The state of the server's optimizer, as objects."""
 
@@ -78,6 +86,8 @@ class OpenRound(FrozenModel):
     opened_at: float
     updates: tuple[AcceptedUpdate, ...] = ()
     """In the order of the cohort, whatever the order of arrival: floating-point sums depend on it."""
+    refused: tuple[RefusedUpdate, ...] = ()
+    """In the order of arrival; at most one a site."""
     deadline_passed: bool = False
     aggregating: bool = False
     asked_again_at: float | None = None
@@ -87,6 +97,16 @@ class OpenRound(FrozenModel):
     def answered(self) -> frozenset[str]:
         """Sites whose update counts."""
         return frozenset(update.site for update in self.updates)
+
+    @property
+    def turned_away(self) -> dict[str, str]:
+        """Sites whose update was refused, with the reason."""
+        return {update.site: update.reason for update in self.refused}
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Sites from which the round takes no update any more."""
+        return self.answered | self.turned_away.keys()
 
 
 class RunState(FrozenModel):
@@ -235,6 +255,8 @@ def _standing_aside(state: RunState) -> list[str]:
     ]
     if state.over:
         return aside
+    turned_away = state.open_round.turned_away if state.open_round else {}
+    aside += [f"the update of {name} was refused ({reason})" for name, reason in turned_away.items()]
     aside += [f"{site.site} is silent" for site in state.sites if site.silent]
     quorum = state.plan.cohort.quorum
     adding_up = state.open_round is not None and state.open_round.aggregating

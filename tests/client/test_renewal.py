@@ -62,7 +62,9 @@ def state_dir(tmp_path, authority, monkeypatch):
     monkeypatch.setattr(
         enrollment,
         "_ask_for_certificate",
-        lambda _bundle, _authority, request: enrollment.load_certificate(authority.sign(request), what="x"),
+        lambda _bundle, _authority, request, _route: enrollment.load_certificate(
+            authority.sign(request), what="x"
+        ),
     )
     enrollment.enroll(tmp_path / "bundle.json", tmp_path / "state", SITE, now=NOW)
     authority.requests.clear()
