@@ -135,6 +135,7 @@ class JoinRequest:
     @classmethod
     def from_wire(cls, message: pb.JoinRequest) -> "JoinRequest":
         """Validate a received message."""
+        limits.check_size("JoinRequest.training_patients", message.training_patients, limits.TASKS_PER_JOIN)
         return cls(
             site=message.site,
             instance_id=message.instance_id,
@@ -310,6 +311,7 @@ class ReportMetricsRequest:
     @classmethod
     def from_wire(cls, message: pb.ReportMetricsRequest) -> "ReportMetricsRequest":
         """Validate a received message."""
+        limits.check_size("ReportMetricsRequest.metrics", message.metrics, limits.METRICS_PER_REPORT)
         metrics = {metric.name: metric.value for metric in message.metrics}
         if len(metrics) != len(message.metrics):
             raise ProtocolError("ReportMetricsRequest.metrics names a metric twice; each may stand once")
