@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 
-from adpfl.errors import AdpflError, IdentityError, IntegrityError, ProtocolError
+from adpfl.errors import AdpflError, ConfigError, IdentityError, IntegrityError, ProtocolError
 from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
@@ -43,6 +43,7 @@ from adpfl.wire.transfers import (
 )
 from adpfl_client.backoff import Backoff
 from adpfl_client.models import IncomingModel
+from adpfl_client.proxy import UNNAMED, Route
 from adpfl_client.spool import SpooledUpdate
 
 CALL_SECONDS = 30.0
@@ -72,6 +73,9 @@ _HANDSHAKE_MARKS = (
     "Hostname Verification Check failed",
     "certificate verify failed",
 )
+
+LONGEST_PUSHBACK_SECONDS = 60.0
+"""The server may ask a site to come back later, but not to stay away."""
 
 LINK_ERRORS = (grpc.RpcError, grpc.FutureCancelledError)
 
@@ -128,6 +132,7 @@ class Connection:
         pause: Callable[[float], object] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         progress_seconds: float = PROGRESS_SECONDS,
+        route: Route = UNNAMED,
     ) -> None:
         """Take over an open channel.
 
@@ -138,6 +143,7 @@ class Connection:
             pause: waits so many seconds, or until `stopping`; tests put their own here.
             monotonic: a clock in seconds that never runs backwards.
             progress_seconds: see `PROGRESS_SECONDS`.
+            route: how the channel dials, for what is said when it cannot.
         """
         self.outages = 0
         """How many times the link was lost and came back."""
@@ -148,6 +154,7 @@ class Connection:
         self._pause = pause or stopping.wait
         self._monotonic = monotonic
         self._progress_seconds = progress_seconds
+        self._route = route
         self._active: list[_ActiveCall] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -319,15 +326,21 @@ class Connection:
         code, details = _code(error), _details(error)
         if self._stopping.is_set():
             raise StopRequestedError from None
-        if code not in RETRIED:
+        pushback = _pushback_seconds(error) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+        if code not in RETRIED and pushback is None:
             raise _final_error(name, code, details) from error
+        refused_by_proxy = self._route.refused(details)
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            details = self._route.explained(details)
+        if not self._ever_answered and refused_by_proxy:
+            raise ConfigError(f"{name}: {details}") from error
         if not self._ever_answered and any(mark in details for mark in _HANDSHAKE_MARKS):
             # Once the server has been reached, a failed handshake is likelier a captive portal than a wrong
             # bundle.
             raise IdentityError(f"the server's certificate was not accepted: {details}") from error
-        if self._lost_since is None:
+        if self._lost_since is None and pushback is None:  # a busy server is no lost link
             self._lost_since = self._monotonic()
-        seconds = self._backoff.next_wait_seconds()
+        seconds = (pushback or 0.0) + self._backoff.next_wait_seconds()
         log.warning(
             "call failed; will try again",
             call=name,
@@ -391,7 +404,16 @@ def _code(error: Exception) -> grpc.StatusCode:
 
 def _details(error: Exception) -> str:
     details = error.details() if isinstance(error, grpc.Call) else None
-    return " ".join((details or "the call was cancelled").split())
+    return limits.shown_text(" ".join((details or "the call was cancelled").split()))
+
+
+def _pushback_seconds(error: Exception) -> float | None:
+    """How long the server asks this site to wait before the same call; None where it does not."""
+    found = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    text = str(found.get(limits.RETRY_AFTER_METADATA, ""))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        return None
+    return min(int(text) / 1000, LONGEST_PUSHBACK_SECONDS)
 
 
 def _final_error(name: str, code: grpc.StatusCode, details: str) -> AdpflError:

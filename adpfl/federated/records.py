@@ -31,6 +31,8 @@ class ServerRound(FrozenModel):
     sites: tuple[Name, ...]
     """Whose updates were aggregated."""
     missing: tuple[Name, ...]
+    refused: tuple[Name, ...] = ()
+    """Those of the missing whose update broke a rule of the plan; the timeline says which."""
     base_digest: str
     result_digest: str | None
     averaged_digest: str | None = None

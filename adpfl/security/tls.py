@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 CIPHER_SUITES_VARIABLE: Final = "GRPC_SSL_CIPHER_SUITES"
+VERBOSITY_VARIABLE: Final = "GRPC_VERBOSITY"
+VERBOSITY: Final = "ERROR"
+"""gRPC's core writes to stderr by itself, by default a line for each failed handshake: a stranger could fill
+the log."""
 RSA_ONLY_CIPHER_SUITES: Final = "ECDHE-RSA-AES128-GCM-SHA256"
 """A TLS 1.2 suite that our P-256 certificates can never serve."""
 
@@ -98,6 +102,8 @@ ENROLLMENT_CHANNEL_OPTIONS: Final[ChannelOptions] = (
 def require_tls13() -> None:
     """Set the process's TLS policy; call it before anything imports grpc. May be called again.
 
+    It quiets gRPC's core as well (`VERBOSITY`), unless the environment asks for its messages.
+
     Raises:
         StateError: grpc is loaded already, and was so without the policy.
     """
@@ -109,6 +115,7 @@ def require_tls13() -> None:
             "this process would accept TLS 1.2"
         )
     os.environ[CIPHER_SUITES_VARIABLE] = RSA_ONLY_CIPHER_SUITES
+    os.environ.setdefault(VERBOSITY_VARIABLE, VERBOSITY)
 
 
 def server_credentials(

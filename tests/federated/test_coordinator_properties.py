@@ -29,6 +29,7 @@ from adpfl.federated.run_events import (
     TasksChanged,
     TimePassed,
     UpdateArrived,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
@@ -80,6 +81,7 @@ class World:
         self.past = []  # messages that were sent, for the network to repeat
         self.answers = []  # of the adding up, likewise
         self.accepted = Counter()
+        self.refused = set()
         self.records = []
         self.instances = dict.fromkeys(SITES, 0)
 
@@ -91,6 +93,7 @@ class World:
         after = self.state = moved.state
         if isinstance(event, UpdateArrived) and moved.verdict is Verdict.ACCEPTED:
             self.accepted[event.round, event.site, event.update_digest] += 1
+            assert (event.round, event.site) not in self.refused
         for action in moved.actions:
             if isinstance(action, Aggregate):
                 self.check_sum(action)
@@ -193,6 +196,16 @@ class World:
         """An update that was under way comes in, whatever has happened since."""
         if site in self.under_way:
             self.deliver(self.under_way.pop(site))
+
+    def send_absurd(self, site):
+        """An update breaks a rule of the plan; nothing that the site sends in that round counts."""
+        task = task_for(self.state, site)
+        if task.kind == "train":
+            absurd = digest("absurd", site, task.round)
+            self.feed(UpdateRefused(site, task.round, task.base_digest, absurd, "its norm is 9"))
+            self.refused.add((task.round, site))
+            if self.state.over:
+                self.pending.clear()
 
     def enter_all(self, _):
         for site in SITES:
@@ -310,14 +323,14 @@ ODD = (
     *(World.compute, World.compute, World.repeat, World.train_on_another_history, World.repeat_answer),
     *(World.tick, World.tick, World.pause, World.resume, World.resume, World.resume),
 )
-ENDS = (World.cancel, World.fail)
+ENDS = (World.cancel, World.fail, World.send_absurd, World.send_absurd)
 
 
 def orders(ends=()):
     """Scripts of (what, which site), as often usual as odd, so that later rounds are reached."""
     moves = st.tuples(st.one_of(st.sampled_from(USUAL), st.sampled_from(ODD)), st.sampled_from(SITES))
     end = (
-        st.lists(st.tuples(st.sampled_from(ends), st.sampled_from(SITES)), max_size=1)
+        st.lists(st.tuples(st.sampled_from(ends), st.sampled_from(SITES)), max_size=2)
         if ends
         else st.just([])
     )
