@@ -1,4 +1,4 @@
-"""A site's side of the wire with nothing between the test and the calls: it repeats what an agent never would."""
+"""A site's side of the wire with nothing between test and calls: it repeats what an agent never would."""
 
 import dataclasses
 import shutil

@@ -159,14 +159,11 @@ def test_a_jump_of_the_servers_clock_is_no_silence(shifted_template, tmp_path):
         assert closed["missing"] == [], federation.record()["timeline"]
 
 
-def test_the_servers_clock_falls_behind_its_sites_certificates_and_is_mended(federation, clocks, start):
+def test_a_server_whose_clock_falls_behind_the_sites_certificates_and_is_mended(federation, clocks, start):
     """No site is let in, none gives up, and the run goes on when the clock is right again."""
-    clocks["server"].jump(-3 * HOURS)
     start("server")
-    federation.wait_until(
-        lambda: "serving" in federation.events("server") or not federation.running["server"].code() is None,
-        "the server",
-    )
+    federation.wait_until(lambda: "serving" in federation.events("server"), "the server")
+    clocks["server"].jump(-3 * HOURS)
     start(*federation.sites)
     federation.wait_until(
         lambda: all("call failed; will try again" in federation.events(site) for site in federation.sites),
@@ -175,3 +172,12 @@ def test_the_servers_clock_falls_behind_its_sites_certificates_and_is_mended(fed
     clocks["server"].jump(0.0)
     federation.finish()
     check_all(federation)
+
+
+def test_a_server_does_not_start_before_its_own_authority_is_valid(federation, clocks, start):
+    clocks["server"].jump(-3 * HOURS)
+    start("server")
+    federation.wait_until(lambda: federation.running["server"].code() is not None, "the server to give up")
+    assert federation.running.pop("server").code() == 1
+    assert "not valid before" in federation.log("server")
+    assert federation.log("server").count("\n") == 1

@@ -1,5 +1,7 @@
 """What a bad network does to a run: it takes longer, and that is all."""
 
+import signal
+
 import pytest
 
 from adpfl.security.tls import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS
@@ -126,3 +128,20 @@ def test_the_whole_consortiums_network_flaps(federate):
             link.mend()
     finish(federation)
     assert sorted(federation.record()["rounds"][-1]["sites"]) == sorted(SITES)
+
+
+def test_a_server_that_was_suspended_takes_nobody_for_lost(federate):
+    """A virtual machine that is moved wakes with everybody's words in its sockets, unread."""
+    federation = federate(quorum=2)
+    federation.links["hospital3"].slow(megabits_per_second=4.0)
+    federation.start_all()
+    federation.wait_until(lambda: "update committed" in federation.events("hospital1"), "an update")
+    server = federation.running["server"]
+    server.signal(signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        federation.wait_until(lambda: False, "longer than the server waits for a site", 8.0)
+    server.signal(signal.SIGCONT)
+    finish(federation)
+    kinds = [entry["kind"] for entry in federation.record()["timeline"]]
+    assert "site_lost" not in kinds, kinds
+    assert "round_partial" not in kinds, kinds
