@@ -6,25 +6,33 @@ material.
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
 
 class _StandardError:
-    """stderr as it stands at each line: a live display takes its place for a while, to print above itself."""
+    """stderr as it stands at each line: a live display takes its place for a while, to print above itself.
+
+    Where the disk under it is full, lines are lost: whoever logs must go on with the work.
+    """
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        """Write what can be written."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(*, level: str = "info", service: str, site: str | None = None) -> None:
     """Send this process's logs to stderr; call once at the start of a command."""
     console = sys.stderr.isatty()
-    file: Any = _StandardError() if console else sys.stderr
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -35,7 +43,7 @@ def configure_logs(*, level: str = "info", service: str, site: str | None = None
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(service=service, **({"site": site} if site else {}))

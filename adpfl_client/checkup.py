@@ -17,6 +17,7 @@ from adpfl_client.config import SiteConfig, TaskDataConfig
 from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_files import RECEIPT_NAME, has_traces
 from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.proxy import route_of
 from adpfl_client.receipts import kept_receipt, require_contained
 from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
@@ -91,7 +92,8 @@ def _ledger(config: SiteConfig) -> str:
 def _server(config: SiteConfig) -> str:
     """Make a call that the server answers to enrolled sites alone: a revoked one gets as far as TLS."""
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
-    channel = open_channel(identity, config)
+    route = route_of(config)
+    channel = open_channel(identity, route)
     stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
     # No run has this name, so the answer changes nothing: a task asked of a run would make the site ready.
     asked = NextTaskRequest(f"check-{secrets.token_hex(16)}", wait_seconds=0)
@@ -100,7 +102,8 @@ def _server(config: SiteConfig) -> str:
     except grpc.RpcError as error:
         code, details = error.code(), " ".join((error.details() or "no details").split())
         if code is not grpc.StatusCode.NOT_FOUND:
-            raise IdentityError(f"{identity.address}: {code.name}: {details}") from error
+            raise IdentityError(f"{identity.address}: {code.name}: {route.explained(details)}") from error
     finally:
         channel.close()
-    return f"{identity.address} answers over mutual TLS and admits {identity.site}"
+    way = f" through the proxy {route.proxy}" if route.proxy else ""
+    return f"{identity.address} answers over mutual TLS{way} and admits {identity.site}"

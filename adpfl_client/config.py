@@ -1,9 +1,10 @@
 """The site's configuration file: where its data lie, what it allows, and how it works."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, model_validator
 
 from adpfl.config import FrozenModel, Name, load_yaml
 from adpfl.errors import ConfigError
@@ -12,6 +13,10 @@ from adpfl_client.guard import SitePolicy
 
 SEARCHED_FOLDERS = (Path("sites"), Path("/etc/adpfl/sites"))
 """Where `--site NAME` looks for `NAME.yaml`, in this order."""
+
+DIRECT: Final = "direct"
+"""What `proxy` says for: no proxy, whatever the environment says."""
+_PROXY = re.compile(r"http://[^\s/@]{1,253}:[0-9]{1,5}/?")
 
 
 class TaskDataConfig(FrozenModel):
@@ -42,14 +47,32 @@ class SiteConfig(FrozenModel):
     """By task name."""
     policy: SitePolicy
     """What this site allows, whatever a server or a run says."""
-    proxy: Annotated[str, StringConstraints(pattern=r"^http://[^\s/@]+:[0-9]{1,5}/?$")] | None = None
-    """`http://host:port` of an HTTP proxy that lets CONNECT through; the proxy sees TLS alone. Without it the
-    environment's `https_proxy` and `no_proxy` are followed."""
+    proxy: str | None = None
+    """`http://host:port` of an HTTP proxy that lets CONNECT through, whatever the environment says; the proxy
+    sees TLS alone. `direct` means none. Without the key the environment's `https_proxy` and `no_proxy` are
+    followed."""
+    proxy_credentials: Path | None = None
+    """File that holds `user:password` for the proxy (RFC 7617), closed to group and others. Relative to this
+    file."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processor threads for training."""
     evaluate_every_rounds: Annotated[int, Field(ge=0)] = 5
     """Score the global model on the held-out patients after every so many rounds; 0 means after the last
     alone."""
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> Self:
+        # Of the whole model: an error of the key alone would quote its value, which may hold a password.
+        if self.proxy is not None and "@" in self.proxy:
+            raise ValueError(
+                "proxy must not hold a user or a password; put user:password into a file of mode 0600 and "
+                "name it as proxy_credentials"
+            )
+        if self.proxy is not None and self.proxy != DIRECT and not _PROXY.fullmatch(self.proxy):
+            raise ValueError(f"proxy is {self.proxy[:80]!r}; must be http://host:port or {DIRECT}")
+        if self.proxy_credentials is not None and self.proxy in {None, DIRECT}:
+            raise ValueError("proxy_credentials is for a proxy that the key proxy names; there is none")
+        return self
 
     def resolved(self, base: Path) -> "SiteConfig":
         """The same configuration with every path absolute, relative ones taken from `base`."""
@@ -57,11 +80,10 @@ class SiteConfig(FrozenModel):
             task: entry.model_copy(update={"path": _absolute(entry.path, base)})
             for task, entry in self.data.items()
         }
-        return self.model_copy(update={"state_dir": _absolute(self.state_dir, base), "data": data})
-
-    def channel_options(self) -> tuple[tuple[str, str], ...]:
-        """What gRPC is told about the way to the server."""
-        return () if self.proxy is None else (("grpc.http_proxy", self.proxy),)
+        changes: dict[str, object] = {"state_dir": _absolute(self.state_dir, base), "data": data}
+        if self.proxy_credentials is not None:
+            changes["proxy_credentials"] = _absolute(self.proxy_credentials, base)
+        return self.model_copy(update=changes)
 
     def data_of(self, task: str) -> TaskDataConfig:
         """The data of one task.

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 
-from adpfl.errors import AdpflError, IdentityError, IntegrityError, ProtocolError
+from adpfl.errors import AdpflError, ConfigError, IdentityError, IntegrityError, ProtocolError
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import (
@@ -42,6 +43,7 @@ from adpfl.wire.transfers import (
 )
 from adpfl_client.backoff import Backoff
 from adpfl_client.models import IncomingModel
+from adpfl_client.proxy import UNNAMED, Route
 from adpfl_client.spool import SpooledUpdate
 
 CALL_SECONDS = 30.0
@@ -130,6 +132,7 @@ class Connection:
         pause: Callable[[float], object] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         progress_seconds: float = PROGRESS_SECONDS,
+        route: Route = UNNAMED,
     ) -> None:
         """Take over an open channel.
 
@@ -140,6 +143,7 @@ class Connection:
             pause: waits so many seconds, or until `stopping`; tests put their own here.
             monotonic: a clock in seconds that never runs backwards.
             progress_seconds: see `PROGRESS_SECONDS`.
+            route: how the channel dials, for what is said when it cannot.
         """
         self.outages = 0
         """How many times the link was lost and came back."""
@@ -150,6 +154,7 @@ class Connection:
         self._pause = pause or stopping.wait
         self._monotonic = monotonic
         self._progress_seconds = progress_seconds
+        self._route = route
         self._active: list[_ActiveCall] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -245,6 +250,8 @@ class Connection:
 
     def _fetch_some(self, run: str, incoming: IncomingModel) -> None:
         wanted = incoming.missing[: limits.DIGESTS_PER_REQUEST]
+        if not wanted:  # the link broke between the last chunk and the stream's end
+            return
         request = FetchRequest(run, incoming.manifest.digest, wanted)
         with self._watched(self._stub.Fetch(request.to_wire()), self._progress_seconds) as active:
             for message in active.call:
@@ -272,6 +279,7 @@ class Connection:
         key = update.key
         offer = OfferRequest(key.run, key.round, key.base_digest, update.manifest)
         missing = OfferResponse.from_wire(self._call("Offer", offer.to_wire())).missing
+        reach("client.offered")
         if not missing:
             return True
         parts = _PushParts(update, missing)
@@ -323,6 +331,11 @@ class Connection:
         pushback = _pushback_seconds(error) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
         if code not in RETRIED and pushback is None:
             raise _final_error(name, code, details) from error
+        refused_by_proxy = self._route.refused(details)
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            details = self._route.explained(details)
+        if not self._ever_answered and refused_by_proxy:
+            raise ConfigError(f"{name}: {details}") from error
         if not self._ever_answered and any(mark in details for mark in _HANDSHAKE_MARKS):
             # Once the server has been reached, a failed handshake is likelier a captive portal than a wrong
             # bundle.
@@ -382,6 +395,7 @@ class _PushParts:
                 self.failure = error
                 raise
             yield chunk.to_push()
+            reach("client.pushing")
             self.on_progress()  # the part before has found its place in the window
 
 

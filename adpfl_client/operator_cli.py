@@ -44,9 +44,10 @@ def enroll(
     from adpfl.security.bundle import read_bundle
     from adpfl_client.enrollment import enroll as enroll_holder
     from adpfl_client.enrollment import named
+    from adpfl_client.proxy import environment_route
 
     holder = read_bundle(bundle).holder
-    made = enroll_holder(bundle, identity, holder, now=datetime.now(UTC))
+    made = enroll_holder(bundle, identity, holder, now=datetime.now(UTC), route=environment_route())
     until = f"{made.certificate.not_valid_after_utc:%Y-%m-%d}"
     typer.echo(f"{named(holder)} is enrolled with {made.consortium} at {made.address}, valid until {until}")
 

@@ -1,6 +1,7 @@
 """The calls of operators and auditors, over their own mutually authenticated channel."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -21,11 +22,13 @@ from adpfl.wire.operations import (
     GetStatusRequest,
     ReadAuditLogRequest,
     RenewRequest,
+    RenewResponse,
     RevokeRequest,
     RunControl,
 )
-from adpfl_client.enrollment import PUBLIC_MODE, enrolled_holder, load_identity
-from adpfl_client.renewal import renew, renewal_due
+from adpfl_client.enrollment import PUBLIC_MODE, AwaitingSignatureError, enrolled_holder, load_identity
+from adpfl_client.proxy import Route, environment_route
+from adpfl_client.renewal import renew, renewal_due, signed_chain
 from adpfl_client.running_identity import open_channel
 
 CALL_SECONDS: Final = 30.0
@@ -35,9 +38,10 @@ Answer = TypeVar("Answer")
 class Desk:
     """One operator's or auditor's channel; each call is made once."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        """Take over an open channel."""
+    def __init__(self, channel: grpc.Channel, route: Route) -> None:
+        """Take over an open channel, which dials by this route."""
         self._channel = channel
+        self._route = route
         self._operations: Any = rpc.OperationsStub(channel)  # type: ignore[no-untyped-call]
         self._identity: Any = rpc.IdentityStub(channel)  # type: ignore[no-untyped-call]
 
@@ -52,32 +56,49 @@ class Desk:
     def status(self, run: str | None) -> list[str]:
         """One JSON document a run."""
         asked = GetStatusRequest(run).to_wire()
-        answer = _answered(lambda: self._operations.GetStatus(asked, timeout=CALL_SECONDS))
+        answer = self._answered(lambda: self._operations.GetStatus(asked, timeout=CALL_SECONDS))
         return [document.decode() for document in answer.runs_json]
 
     def control(self, run: str, control: RunControl, reason: str) -> str:
         """Pause, resume or cancel; the run's status afterwards."""
         asked = ControlRunRequest(run, control, reason).to_wire()
-        answer = _answered(lambda: self._operations.ControlRun(asked, timeout=CALL_SECONDS))
+        answer = self._answered(lambda: self._operations.ControlRun(asked, timeout=CALL_SECONDS))
         return ControlRunResponse.from_wire(answer).status.name.lower()
 
     def revoke(self, role: Role, name: str) -> tuple[str, ...]:
         """Shut somebody out; the serials that were revoked by this."""
         asked = RevokeRequest(role, name).to_wire()
-        return tuple(_answered(lambda: self._operations.Revoke(asked, timeout=CALL_SECONDS)).serials)
+        return tuple(self._answered(lambda: self._operations.Revoke(asked, timeout=CALL_SECONDS)).serials)
 
     def audit_log(self) -> list[AuditEntry]:
         """The whole log, from its first entry."""
         asked = ReadAuditLogRequest(0).to_wire()
-        stream = _answered(lambda: list(self._operations.ReadAuditLog(asked, timeout=10 * CALL_SECONDS)))
+        stream = self._answered(lambda: list(self._operations.ReadAuditLog(asked, timeout=10 * CALL_SECONDS)))
         return [parse_entry(message.entry_json, "the server's audit log") for message in stream]
 
     def renew(self, request: bytes) -> bytes:
-        """The next certificate, for a signing request."""
+        """The next certificate, for a signing request.
+
+        Raises:
+            AwaitingSignatureError: the request waits for an authority that is kept offline.
+        """
         asked = RenewRequest(request).to_wire()
-        answer = _answered(lambda: self._identity.Renew(asked, timeout=CALL_SECONDS))
-        chain: bytes = answer.certificate_chain
-        return chain
+        answer = self._answered(lambda: self._identity.Renew(asked, timeout=CALL_SECONDS))
+        return signed_chain(RenewResponse.from_wire(answer))
+
+    def _answered(self, call: Callable[[], Answer]) -> Answer:
+        """The answer, or the server's reason in one line.
+
+        Raises:
+            StateError: the server refused, or cannot be reached.
+        """
+        try:
+            return call()
+        except grpc.RpcError as error:
+            details = " ".join((error.details() or "no details").split())
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                details = self._route.explained(details)
+            raise StateError(f"the server answered {error.code().name}: {details}") from error
 
 
 def open_desk(folder: Path) -> Desk:
@@ -85,15 +106,17 @@ def open_desk(folder: Path) -> Desk:
 
     Raises:
         IdentityError: nobody is enrolled there, or the identity cannot be used.
+        ConfigError: the environment names a proxy that cannot be used.
     """
     now = datetime.now(UTC)
     identity: CallerIdentity = load_identity(folder, enrolled_holder(folder), now=now)
-    desk = Desk(open_channel(identity))
+    route = environment_route()
+    desk = Desk(open_channel(identity, route), route)
     if not renewal_due(identity, now):
         return desk
-    with desk:
+    with desk, suppress(AwaitingSignatureError):  # the certificate that is here works until its end
         identity = renew(folder, identity, desk.renew, now=now)
-    return Desk(open_channel(identity))
+    return Desk(open_channel(identity, route), route)
 
 
 def keep_audit_log(desk: Desk, path: Path) -> tuple[Head, int]:
@@ -111,16 +134,3 @@ def keep_audit_log(desk: Desk, path: Path) -> tuple[Head, int]:
         raise IntegrityError(f"{path}: the server's audit log differs from it at entry {same + 1}")
     replace_file(path, "".join(f"{line}\n" for line in lines).encode("ascii"), mode=PUBLIC_MODE)
     return head, len(lines) - len(kept)
-
-
-def _answered(call: Callable[[], Answer]) -> Answer:
-    """The answer, or the server's reason in one line.
-
-    Raises:
-        StateError: the server refused, or cannot be reached.
-    """
-    try:
-        return call()
-    except grpc.RpcError as error:
-        details = " ".join((error.details() or "no details").split())
-        raise StateError(f"the server answered {error.code().name}: {details}") from error

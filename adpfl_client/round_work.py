@@ -6,21 +6,30 @@ has signed for them. A crash before the seal costs the reservation, a crash afte
 update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 from torch import Tensor
 
-from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.errors import (
+    DiskUnwritableError,
+    IntegrityError,
+    ModelMismatchError,
+    PrivacyError,
+    StateError,
+    StorageError,
+)
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
+from adpfl.kill_points import reach
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import TensorLayout
 from adpfl.privacy.engine import EngineState, PrivacyEngine
 from adpfl.privacy.ledger import Reservation
-from adpfl.wire.chunks import Manifest
+from adpfl.wire.chunks import ELEMENT_BYTES, Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
 from adpfl.wire.receipts import CommitOutcome, SignedReceipt, verify_receipt
 from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
@@ -222,7 +231,54 @@ def _train(
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
+    with site.spool.room(run.name, ELEMENT_BYTES * run.dimension):
+        done = _train_reserved(site, run, key, weights, state, audience=audience)
+    if done is None:
+        return None
+    reservation, trained, new_state = done
+    reach("client.trained")
+    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
+    with _charged():
+        update = site.spool.seal(
+            key,
+            {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
+            chunk_size=base.chunk_size,
+            reservation=reservation.id,
+            steps=trained.steps,
+            engine_state=new_state.model_dump(mode="json"),
+        )
+        reach("client.spooled")
+        site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
+        reach("client.sealed")
+    return update
+
+
+@contextmanager
+def _charged() -> Iterator[None]:
+    """Work that budget has been reserved for: done again it costs again, so no disk is waited for in it.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        yield
+    except DiskUnwritableError as error:
+        raise StorageError(str(error)) from error
+
+
+def _train_reserved(
+    site: Site,
+    run: LocalRun,
+    key: SpoolKey,
+    weights: dict[str, Tensor],
+    state: EngineState | None,
+    *,
+    audience: _Audience,
+) -> tuple[Reservation, LocalUpdate, EngineState] | None:
+    """Reserve the round's budget and do its steps; None where the round closed meanwhile."""
     taking_part, reservation = _reserve(site, run, key, state)
+    reach("client.reserved")
     audience.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
@@ -242,21 +298,10 @@ def _train(
         except TrainingStoppedError as stopped:
             if site.stopping.is_set():
                 raise StopRequestedError from stopped
-            run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+            with _charged():
+                run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
             return None
-        new_state = engine.state
-    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
-    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
-    update = site.spool.seal(
-        key,
-        {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
-        chunk_size=base.chunk_size,
-        reservation=reservation.id,
-        steps=trained.steps,
-        engine_state=new_state.model_dump(mode="json"),
-    )
-    site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
-    return update
+        return reservation, trained, engine.state
 
 
 def _run_steps(
@@ -276,8 +321,13 @@ def _run_steps(
         engine=engine,
         round_number=round_number,
         progress=audience.progress(hidden_from_server=run.plan.privacy.sampling.mode == "poisson"),
-        should_stop=lambda: site.stopping.is_set() or audience.heartbeat.obsolete,
+        should_stop=lambda: _must_stop(site, audience.heartbeat),
     )
+
+
+def _must_stop(site: Site, heartbeat: Heartbeat) -> bool:
+    reach("client.stepping")
+    return site.stopping.is_set() or heartbeat.obsolete
 
 
 def _reserve(
@@ -299,7 +349,8 @@ def _reserve(
             if participants(site, run) == taking_part:
                 raise
             continue  # somebody was excluded between the question and the reservation: ask again
-        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        with _charged():
+            run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
         return taking_part, reservation
 
 
@@ -308,6 +359,7 @@ def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         keep_engine_state(run.folder, update.entry)
     run.recorder.add_steps(update.entry.round, update.entry.steps)
     site.connection.push(update)
+    reach("client.pushed")
     _commit(site, run, update)
 
 
@@ -318,7 +370,9 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
     answer = site.connection.commit(request)
     _check_receipt(site, request, answer)
+    reach("client.receipt_received")
     keep_receipt(site.config.state_dir, SignedReceipt(answer.receipt, answer.signature))
+    reach("client.receipt_kept")
     if answer.receipt.ledger_head != head:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
@@ -328,6 +382,7 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         return
     receipt = StoredReceipt.of(SignedReceipt(answer.receipt, answer.signature))
     site.ledger.commit(entry.reservation, receipt.text(), now=site.clock())
+    reach("client.committed")
     if answer.receipt.outcome is CommitOutcome.LATE:
         run.recorder.note(
             "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"

@@ -24,6 +24,7 @@ from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
 from adpfl_client.models import ModelStore
+from adpfl_client.proxy import route_of
 from adpfl_client.round_display import RoundDisplay
 from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
@@ -68,12 +69,13 @@ def _alone(state_dir: Path) -> Iterator[None]:
 
 def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
+    route = route_of(config)
     data = {task: load_site_data(task, entry) for task, entry in config.data.items()}
     spool = Spool(config.state_dir / SPOOL_FOLDER)
     for leftover in spool.discard_unsealed():
         log.warning("unsealed update discarded; what it had reserved stays charged", update=leftover)
     with LedgerStore.open(config.state_dir, time.time()) as ledger:
-        connection = Connection(open_channel(identity, config), stopping)
+        connection = Connection(open_channel(identity, route), stopping, route=route)
         try:
             yield Site(
                 config=config,

@@ -10,21 +10,21 @@ from adpfl.errors import IdentityError, ProtocolError
 from adpfl.security.identity import CallerIdentity, time_text
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire.operations import RenewRequest
-from adpfl_client.config import SiteConfig
 from adpfl_client.local_site import Site
-from adpfl_client.renewal import ends_soon, renew, renewal_due
+from adpfl_client.proxy import Route, route_of
+from adpfl_client.renewal import ends_soon, renew, renewal_due, signed_chain
 
 log = structlog.get_logger()
 
 
-def open_channel(identity: CallerIdentity, config: SiteConfig | None = None) -> grpc.Channel:
+def open_channel(identity: CallerIdentity, route: Route) -> grpc.Channel:
     """A channel to the server's main port; nothing is dialled before the first call.
 
     Args:
         identity: whose certificate is shown.
-        config: says whether to dial through a proxy; None dials directly or as the environment says.
+        route: directly, or through which proxy.
     """
-    options = CHANNEL_OPTIONS if config is None else (*CHANNEL_OPTIONS, *config.channel_options())
+    options = (*CHANNEL_OPTIONS, *route.options)
     return grpc.secure_channel(identity.address, channel_credentials(identity), options=options)
 
 
@@ -38,7 +38,7 @@ def with_certificate_renewed(site: Site) -> Site:
         return site
 
     def ask(request: bytes) -> bytes:
-        return site.connection.renew(RenewRequest(request)).certificate_chain
+        return signed_chain(site.connection.renew(RenewRequest(request)))
 
     try:
         renewed = renew(site.config.state_dir, site.identity, ask, now=now)
@@ -47,6 +47,6 @@ def with_certificate_renewed(site: Site) -> Site:
         ends = time_text(site.identity.certificate.not_valid_after_utc)
         say("certificate not renewed; will try again", ends=ends, reason=str(error))
         return site
-    site.connection.change_channel(open_channel(renewed, site.config))
+    site.connection.change_channel(open_channel(renewed, route_of(site.config)))
     log.info("certificate renewed", until=time_text(renewed.certificate.not_valid_after_utc))
     return replace(site, identity=renewed)

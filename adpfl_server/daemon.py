@@ -32,6 +32,7 @@ from adpfl import __version__
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.coordinator import new_run
 from adpfl.federated.run_plan import RunPlan
+from adpfl.kill_points import reach
 from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
@@ -45,6 +46,7 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
 from adpfl_server.certificate_table import check_not_revoked
+from adpfl_server.certificate_view import ending_soon
 from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
 from adpfl_server.descriptors import DescriptorWatch, connections_within, take_descriptors
@@ -55,7 +57,7 @@ from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
 from adpfl_server.metrics import MetricsPort, ServerCollector
 from adpfl_server.operations import IdentityService, OperationsService
-from adpfl_server.pki import WatchedIdentity, load_authority, load_server_identity
+from adpfl_server.pki import WatchedIdentity, find_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
@@ -104,7 +106,7 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
     store = Store(config.state_dir)
     try:
         try:
-            store.sweep()
+            store.prepare(config.keep_models)
         except STORAGE_ERRORS as error:
             raise StateError(
                 f"the stored chunks cannot be looked through: {storage_reason(error)}"
@@ -139,6 +141,7 @@ class Daemon:
             config.state_dir / "runs",
             clock=time.time,
             site_silence_seconds=config.site_silence_seconds,
+            keep_models=config.keep_models,
         )
         self._health = HealthServicer()
         self._storage_health = StorageHealth(self.runner, self._health, config.state_dir, ("", SERVICE_NAME))
@@ -147,7 +150,7 @@ class Daemon:
         self._descriptors = take_descriptors()
         connections = connections_within(limits.connections, self._descriptors)
         self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time, limits)
-        self._steering = Steering(self.runner, self._admission.drop)
+        self._steering = Steering(self.runner, self._admission.drop, partial(ending_soon, config.state_dir))
         self._main = grpc.aio.server(
             interceptors=[self._admission],
             options=(*SERVER_OPTIONS, *limits.main_port_options(connections)),
@@ -227,7 +230,9 @@ class Daemon:
             version=__version__,
             instance_id=secrets.token_hex(16),
         )
-        authority = load_authority(self._config.state_dir, now=_now())
+        authority = find_authority(self._config.state_dir, now=_now())
+        if authority is None:
+            _log.info("the authority's key is not on this machine: enrolments and renewals wait to be signed")
         rpc.add_FederationServicer_to_server(service, self._main)  # type: ignore[no-untyped-call]
         rpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
             IdentityService(self.runner, authority), self._main
@@ -286,6 +291,7 @@ class Daemon:
         if header.description is None:
             _log.warning("initial weights do not say what they are for", run=plan.run, path=str(path))
         manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)
+        reach("server.run_creating")
         created = new_run(plan, manifest.digest, time.time())
         await self.runner.in_database(self.runner.book.add, created, manifest)
 

@@ -24,6 +24,7 @@ from adpfl.federated.run_events import (
     Verdict,
 )
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.receipts import CommitOutcome, Receipt
@@ -66,6 +67,7 @@ class RunBook:
         """Go on with a run from the database; its timeline says that the server restarted."""
         self.states[run] = self.store.state(run)
         self.advance(run, ServerRestarted())
+        reach("server.resumed")
 
     def advance(
         self,
@@ -88,8 +90,9 @@ class RunBook:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
         if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
-        moved = self.advance(run, result.done(round_number), result=result)
-        self.store.drop_past(run, moved.state.rounds_closed)
+        reach("server.added_up")
+        self.advance(run, result.done(round_number), result=result)
+        reach("server.closed")
         return True
 
 
@@ -125,6 +128,7 @@ class Intake:
             raise StateError(f"the base model of round {request.round} of {request.run} is not stored")
         check_update_tensors(manifest, base, self._book.states[request.run].plan.network)
         self._store.add_offer(request.run, request.round, site, manifest, self._book.clock())
+        reach("server.offer_kept")
         return self._store.missing(manifest)[: limits.DIGESTS_PER_REQUEST]
 
     def pushed_manifest(self, site: str, run: str, round_number: int, digest: str) -> Manifest | None:
@@ -158,6 +162,8 @@ class Intake:
     def commit(self, site: str, request: CommitUpdateRequest, norm: float | None = None) -> CommitRow:
         """Make an update count, once; the same commit again returns the same receipt.
 
+        An update that was found damaged and sent again counts under the receipt that it has.
+
         Args:
             site: who commits.
             request: the update and its key.
@@ -170,18 +176,23 @@ class Intake:
         """
         event = UpdateArrived(site, request.round, request.base_digest, request.update_digest)
         verdict = self._verdict(request.run, event)
+        known = self._store.commit_row(request.run, request.round, site)
         if verdict is Verdict.REPEATED:
-            known = self._store.commit_row(request.run, request.round, site)
             if known is None:
                 raise StateError(f"round {request.round} of {request.run} counts an update without a receipt")
             self._note(request.run, event, verdict)
             return known
         if verdict is Verdict.ACCEPTED:
             self._check_complete(site, request)
+            if known is not None:
+                self._book.advance(request.run, event)
+                return known
             self._check_norm(request.run, event, norm)
         outcome = CommitOutcome.ACCEPTED if verdict is Verdict.ACCEPTED else CommitOutcome.LATE
         row = self._receipt_row(site, request, outcome)
+        reach("server.committing")
         self._book.advance(request.run, event, also=lambda connection: insert_commit(connection, row))
+        reach("server.committed")
         self._book.tally.update(request.run, verdict)
         return row
 
@@ -191,8 +202,8 @@ class Intake:
         known = self._store.commit_row(run, event.round, event.site)
         if known is not None:
             same = (known.base_digest, known.update_digest) == (event.base_digest, event.update_digest)
-            if same:
-                return Verdict.REPEATED
+            if same:  # what is judged to be new all the same was lost to a damaged disk
+                return Verdict.ACCEPTED if judge(state, event) is Verdict.ACCEPTED else Verdict.REPEATED
             self._note(run, event, Verdict.CONFLICTING)
             raise CallRefusedError(
                 Code.ALREADY_EXISTS,

@@ -260,7 +260,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         call = method.rpartition("/")[2]
         peer = _caller.get(None)
         who = str(peer.holder) if peer else None
-        if isinstance(error, AdpflError):
+        if isinstance(error, AdpflError) and not isinstance(error, STORAGE_ERRORS):
             code = status_of(error)
             self._told.tell(
                 (who, call, code),

@@ -1,6 +1,16 @@
-"""What gRPC and torch read from the environment when they are loaded, set before any test loads them."""
+"""What gRPC and torch read from the environment when they are loaded, set before any test loads them.
 
+And an HTTP proxy to dial through.
+"""
+
+import asyncio
+import base64
 import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
 
 from adpfl.security.tls import require_tls13
 
@@ -8,3 +18,132 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores; thread
 require_tls13()
 # Tests dial loopback, whatever proxy the machine has.
 os.environ["no_grpc_proxy"] = "localhost,127.0.0.1"  # noqa: SIM112 - gRPC reads it in this spelling
+
+
+class ConnectProxy:
+    """An HTTP proxy as hospitals have them: CONNECT alone, and Basic credentials where a test wants them.
+
+    Keeps every request's head and every byte that passed, so that a test can say what a proxy gets to see.
+    """
+
+    def __init__(self, *, credentials: str | None = None, known_hosts: dict[str, str] | None = None) -> None:
+        """Listen on a loopback port.
+
+        Args:
+            credentials: `user:password` without which the proxy answers 407.
+            known_hosts: addresses of names that this proxy alone can resolve.
+        """
+        self.credentials = credentials
+        self.known_hosts = known_hosts or {}
+        self.answer_instead: bytes | None = None
+        """Sent in place of serving a request; empty closes the connection."""
+        self.heads: list[bytes] = []
+        self.carried: list[bytearray] = []
+        """Of each tunnel, what went up and, apart, what came down."""
+        self.port = 0
+        self._tunnels: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def places(self) -> set[str]:
+        """What was asked for, as `host:port`."""
+        return {head.split(b" ")[1].decode() for head in self.heads}
+
+    def start(self) -> None:
+        """Listen, on the same port as before where there was one."""
+        self._run(self._listen())
+
+    def stop(self) -> None:
+        """Cut every tunnel and refuse connections until `start`."""
+        self._run(self._stop())
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in self._tunnels:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tunnels.add(writer)
+        try:
+            await self._tunnel(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # either end went away, as ends do
+        finally:
+            self._tunnels.discard(writer)
+            writer.close()
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        if (refusal := self._refusal(head)) is not None:
+            writer.write(refusal)
+            await writer.drain()
+            return
+        host, _, port = head.split(b" ")[1].decode().rpartition(":")
+        upstream = await asyncio.open_connection(self.known_hosts.get(host, host), int(port))
+        self._tunnels.add(upstream[1])
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            await asyncio.gather(self._relay(reader, upstream[1]), self._relay(upstream[0], writer))
+        finally:
+            self._tunnels.discard(upstream[1])
+            upstream[1].close()
+
+    def _refusal(self, head: bytes) -> bytes | None:
+        if self.answer_instead is not None:
+            return self.answer_instead
+        if not head.startswith(b"CONNECT "):
+            return b"HTTP/1.1 405 Method Not Allowed\r\n\r\n"
+        if self.credentials is not None:
+            expected = base64.b64encode(self.credentials.encode())
+            if b"\r\nProxy-Authorization: Basic " + expected + b"\r\n" not in head:
+                challenge = b'Proxy-Authenticate: Basic realm="hospital"'
+                return b"HTTP/1.1 407 Proxy Authentication Required\r\n" + challenge + b"\r\n\r\n"
+        return None
+
+    async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        seen = bytearray()
+        self.carried.append(seen)
+        try:
+            while data := await source.read(65_536):
+                seen += data
+                sink.write(data)
+                await sink.drain()
+        finally:
+            sink.close()
+
+
+@pytest.fixture
+def connect_proxy() -> Iterator[Callable[..., ConnectProxy]]:
+    """Start proxies; they end with the test."""
+    started: list[ConnectProxy] = []
+
+    def start(**arguments: Any) -> ConnectProxy:
+        started.append(ConnectProxy(**arguments))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        proxy.close()

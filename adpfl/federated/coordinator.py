@@ -5,8 +5,9 @@ then acts and answers; after a crash the stored state alone says how to go on (`
 
 A round opens only while a quorum of sites is ready: training costs a site budget, which a round that cannot
 close would waste. A site is ready once its agent has asked for a task, which it does after its own policy has
-let the run pass. It stands aside while it refuses the run or has fallen silent; a refusal is final for the
-agent that made it, and only another instance of the agent takes it back.
+let the run pass. It stands aside while it refuses the run, has left it or has fallen silent; a refusal is
+final for the agent that made it, and only another instance of the agent takes it back. A site that left comes
+back by asking for a task.
 
 An operator may pause a run (no further round opens, the open one may close), resume it, or cancel it.
 
@@ -15,6 +16,8 @@ and never with fewer updates than the quorum. Past the deadline without a quorum
 so. An update counts once: later, repeated and contradicting ones get an answer and an entry in the timeline.
 A site whose update broke a rule of the plan sits the round out; where that leaves fewer sites than the
 quorum, the round can never close and the run fails.
+An update whose stored bytes turn out damaged before they were added up no longer counts: its site is given
+its task again, which it answers with the same bytes. While a model is damaged no round opens.
 """
 
 from functools import singledispatch
@@ -35,13 +38,17 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteLeft,
     SiteReady,
     SiteRefused,
+    StorageDamaged,
+    StorageMended,
     Task,
     TasksChanged,
     TimePassed,
     Transition,
     UpdateArrived,
+    UpdateDamaged,
     UpdateNoted,
     UpdateRefused,
     Verdict,
@@ -104,6 +111,8 @@ def task_for(state: RunState, name: str) -> Task:
         reason = "join first"
     elif site.refusal is not None:
         reason = "this site refuses the run until its agent is started again"
+    elif site.has_left:
+        reason = "this site has left the run"
     elif current is None:
         reason = "paused by the operator" if state.paused else "waiting for enough sites"
     elif name in current.turned_away:
@@ -127,7 +136,9 @@ def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
-        return Verdict.LATE if state.over else Verdict.FOREIGN
+        # A finished run has no further round to be late for.
+        known = state.over and event.round <= state.plan.rounds
+        return Verdict.LATE if known else Verdict.FOREIGN
     of_this_round = (event.round, event.base_digest) == (current.round, current.base_digest)
     if not of_this_round or not state.site(event.site).joined:
         return Verdict.FOREIGN
@@ -168,11 +179,25 @@ def _site_joined(event: SiteJoined, state: RunState, now: float) -> Transition:
 
 
 @_apply.register
-def _site_ready(event: SiteReady, state: RunState, now: float) -> Transition:  # noqa: ARG001 - dispatch
+def _site_ready(event: SiteReady, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
     if not site.undecided or state.over:
         return Transition(state)
-    return Transition(_with_site(state, site.model_copy(update={"ready": True})))
+    ready = site.model_copy(update={"ready": True, "left_at": None, "left_reason": ""})
+    if not site.has_left:
+        return Transition(_with_site(state, ready))
+    entry = _entry(now, "site_came_back", site=site.site, round_number=_round(state))
+    return Transition(_with_site(state, ready), (TasksChanged(),), (entry,))
+
+
+@_apply.register
+def _site_left(event: SiteLeft, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    if site.has_left or state.over:
+        return Transition(state)
+    gone = {"ready": False, "silent": False, "left_at": now, "left_reason": event.reason}
+    entry = _entry(now, "site_left", site=site.site, round_number=_round(state), detail=event.reason)
+    return Transition(_with_site(state, site.model_copy(update=gone)), (TasksChanged(),), (entry,))
 
 
 @_apply.register
@@ -191,7 +216,7 @@ def _site_refused(event: SiteRefused, state: RunState, now: float) -> Transition
 @_apply.register
 def _site_fell_silent(event: SiteFellSilent, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
-    if site.silent or state.over or (state.status == "waiting" and not site.joined):
+    if site.silent or site.has_left or state.over or (state.status == "waiting" and not site.joined):
         return Transition(state)
     detail = "" if site.joined else "it never joined"
     return Transition(
@@ -353,6 +378,40 @@ def _aggregation_failed(event: AggregationFailed, state: RunState, now: float) -
 
 
 @_apply.register
+def _update_damaged(event: UpdateDamaged, state: RunState, now: float) -> Transition:
+    current = state.open_round
+    if current is None or event.round != current.round:
+        return Transition(state)
+    lost = [update.site for update in current.updates if update.site in event.sites]
+    if not lost:
+        return Transition(state)
+    updates = tuple(update for update in current.updates if update.site not in lost)
+    asked = {"updates": updates, "aggregating": False, "deadline_passed": False, "asked_again_at": now}
+    changed = state.model_copy(update={"open_round": current.model_copy(update=asked)})
+    detail = f"{event.detail}; it is asked for again"
+    timeline = tuple(
+        _entry(now, "update_damaged", site=site, round_number=current.round, detail=detail) for site in lost
+    )
+    return Transition(changed, (TasksChanged(),), timeline)
+
+
+@_apply.register
+def _storage_damaged(event: StorageDamaged, state: RunState, now: float) -> Transition:
+    if state.over or state.damage == event.detail:
+        return Transition(state)
+    entry = _entry(now, "storage_damaged", round_number=_round(state), detail=event.detail)
+    return Transition(state.model_copy(update={"damage": event.detail}), timeline=(entry,))
+
+
+@_apply.register
+def _storage_mended(event: StorageMended, state: RunState, now: float) -> Transition:  # noqa: ARG001
+    if state.over or not state.damage:
+        return Transition(state)
+    entry = _entry(now, "storage_mended", round_number=_round(state))
+    return Transition(state.model_copy(update={"damage": ""}), (TasksChanged(),), (entry,))
+
+
+@_apply.register
 def _server_restarted(event: ServerRestarted, state: RunState, now: float) -> Transition:  # noqa: ARG001
     if state.over:
         return Transition(state)
@@ -365,7 +424,7 @@ def _advance(state: RunState, now: float) -> Transition:
         return Transition(state)
     current = state.open_round
     if current is None:
-        if state.paused or len(state.ready) < state.plan.cohort.quorum:
+        if state.paused or state.damage or len(state.ready) < state.plan.cohort.quorum:
             return Transition(state)
         return _start(state, now) if state.status == "waiting" else _open(state, now)
     if len(state.sites) - len(current.refused) < state.plan.cohort.quorum:

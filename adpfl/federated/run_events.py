@@ -37,6 +37,14 @@ class SiteRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteLeft:
+    """A site ends its part in the run, until it asks for a task again."""
+
+    site: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteFellSilent:
     """Nothing has been heard of a site for longer than the server waits."""
 
@@ -130,6 +138,27 @@ class AggregationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateDamaged:
+    """Stored bytes of updates that count in the open round are damaged: their sites must send them again."""
+
+    round: int
+    sites: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageDamaged:
+    """What the run cannot go on without is damaged on disk: a model, an average, the optimizer's state."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageMended:
+    """What was damaged is whole again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerRestarted:
     """The daemon came back and read this state from its database."""
 
@@ -138,6 +167,7 @@ Event = (
     SiteJoined
     | SiteReady
     | SiteRefused
+    | SiteLeft
     | SiteFellSilent
     | SiteHeard
     | UpdateArrived
@@ -149,6 +179,9 @@ Event = (
     | TimePassed
     | AggregationDone
     | AggregationFailed
+    | UpdateDamaged
+    | StorageDamaged
+    | StorageMended
     | ServerRestarted
 )
 

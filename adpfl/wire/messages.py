@@ -46,6 +46,17 @@ class SiteActivity(IntEnum):
     TRAINING = 3
     PUSHING = 4
     REFUSED = 5
+    LEFT = 6
+
+
+def check_chain(field_name: str, chain: bytes, *, absent: bool) -> None:
+    """Refuse a certificate chain that is too long, is missing, or stands where there must be none.
+
+    Raises:
+        ProtocolError: the length is wrong.
+    """
+    most = 0 if absent else limits.CERTIFICATE_CHAIN_BYTES
+    limits.check_size(field_name, chain, most, least=min(1, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +97,25 @@ class EnrollRequest:
 
 @dataclass(frozen=True, slots=True)
 class EnrollResponse:
-    """The client certificate chain, PEM, leaf first."""
+    """The client certificate chain, PEM, leaf first; or that the request waits for the authority."""
 
     certificate_chain: bytes
+    awaits_signature: bool = False
+    """Then the chain is empty."""
 
     def __post_init__(self) -> None:
-        limits.check_size(
-            "EnrollResponse.certificate_chain",
-            self.certificate_chain,
-            limits.CERTIFICATE_CHAIN_BYTES,
-            least=1,
-        )
+        check_chain("EnrollResponse.certificate_chain", self.certificate_chain, absent=self.awaits_signature)
 
     @classmethod
     def from_wire(cls, message: pb.EnrollResponse) -> "EnrollResponse":
         """Validate a received message."""
-        return cls(message.certificate_chain)
+        return cls(message.certificate_chain, message.awaits_signature)
 
     def to_wire(self) -> pb.EnrollResponse:
         """The message to send."""
-        return pb.EnrollResponse(certificate_chain=self.certificate_chain)
+        return pb.EnrollResponse(
+            certificate_chain=self.certificate_chain, awaits_signature=self.awaits_signature
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,36 @@ def test_a_wrong_key_stops_the_start(write, old, new, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "http://[::1]:3128/", "direct"])
+def test_a_proxy_is_an_address_or_none(write, proxy):
+    assert load_site_config(None, write(f'{MINIMAL}proxy: "{proxy}"\n')).proxy == proxy
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule"),
+    [
+        ("proxy: https://proxy:3128", "proxy is 'https://proxy:3128'; must be http://host:port or direct"),
+        ("proxy: proxy", "proxy is 'proxy'; must be"),
+        (
+            "proxy: http://user:hidden@proxy:3128",
+            "must not hold a user or a password; put user:password into",
+        ),
+        ("proxy_credentials: file", "there is none"),
+        ("proxy: direct\nproxy_credentials: file", "there is none"),
+    ],
+)
+def test_an_unusable_proxy_stops_the_start_and_shows_no_password(write, keys, rule):
+    with pytest.raises(ConfigError, match=rule) as raised:
+        load_site_config(None, write(f"{MINIMAL}{keys}\n"))
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_proxys_credentials_are_relative_to_the_file(write, tmp_path):
+    keys = "proxy: http://proxy:3128\nproxy_credentials: proxy.secret\n"
+    config = load_site_config(None, write(f"{MINIMAL}{keys}", name="sites/hospital1.yaml"))
+    assert config.proxy_credentials == tmp_path / "sites" / "proxy.secret"
+
+
 def test_data_of_another_task_is_said(write):
     with pytest.raises(ConfigError, match="data has no task kidney_tumor; this site has: skin_lesion"):
         load_site_config(None, write()).data_of("kidney_tumor")

@@ -61,8 +61,10 @@ def state_dir(tmp_path, authority, monkeypatch):
     monkeypatch.setattr(enrollment, "read_bundle", lambda _path: bundle)
     monkeypatch.setattr(
         enrollment,
-        "_ask_for_certificate",
-        lambda _bundle, _authority, request: enrollment.load_certificate(authority.sign(request), what="x"),
+        "ask_for_certificate",
+        lambda _bundle, _authority, request, _route: enrollment.load_certificate(
+            authority.sign(request), what="x"
+        ),
     )
     enrollment.enroll(tmp_path / "bundle.json", tmp_path / "state", SITE, now=NOW)
     authority.requests.clear()

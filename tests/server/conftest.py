@@ -26,9 +26,10 @@ from adpfl_server import enrollment
 from adpfl_server.config import ServerConfig, load_server_config
 from adpfl_server.daemon import Daemon
 from adpfl_server.database import open_database
-from adpfl_server.enrollment import issue_token, redeem
+from adpfl_server.enrollment import redeem
 from adpfl_server.pki import init_consortium, load_authority, load_server_identity
 from adpfl_server.store import DATABASE_FILE, Store
+from adpfl_server.tokens import issue_token
 
 SITES = ("hospital1", "hospital2", "hospital3")
 TASK = "skin_lesion"
@@ -215,7 +216,7 @@ class RunningDaemon:
     async def _serve(self) -> None:
         identity = load_server_identity(self.config.state_dir, now=datetime.now(UTC))
         store = Store(self.config.state_dir)
-        store.sweep()
+        store.prepare(self.config.keep_models)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.daemon = Daemon(self.config, self._path, identity, store)

@@ -46,6 +46,7 @@ class SiteActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SITE_ACTIVITY_TRAINING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_PUSHING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_REFUSED: _ClassVar[SiteActivity]
+    SITE_ACTIVITY_LEFT: _ClassVar[SiteActivity]
 RUN_CONTROL_UNSPECIFIED: RunControl
 RUN_CONTROL_PAUSE: RunControl
 RUN_CONTROL_RESUME: RunControl
@@ -71,6 +72,7 @@ SITE_ACTIVITY_FETCHING: SiteActivity
 SITE_ACTIVITY_TRAINING: SiteActivity
 SITE_ACTIVITY_PUSHING: SiteActivity
 SITE_ACTIVITY_REFUSED: SiteActivity
+SITE_ACTIVITY_LEFT: SiteActivity
 
 class EnrollRequest(_message.Message):
     __slots__ = ("name", "token", "certificate_signing_request", "role")
@@ -85,10 +87,12 @@ class EnrollRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., token: _Optional[str] = ..., certificate_signing_request: _Optional[bytes] = ..., role: _Optional[str] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("certificate_chain",)
+    __slots__ = ("certificate_chain", "awaits_signature")
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate_chain: bytes
-    def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, certificate_chain: _Optional[bytes] = ..., awaits_signature: _Optional[bool] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("certificate_signing_request",)
@@ -97,10 +101,12 @@ class RenewRequest(_message.Message):
     def __init__(self, certificate_signing_request: _Optional[bytes] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
-    __slots__ = ("certificate_chain",)
+    __slots__ = ("certificate_chain", "awaits_signature")
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate_chain: bytes
-    def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, certificate_chain: _Optional[bytes] = ..., awaits_signature: _Optional[bool] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("run",)

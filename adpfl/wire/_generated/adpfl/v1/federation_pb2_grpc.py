@@ -49,7 +49,9 @@ class EnrollmentServicer:
     def Enroll(self, request, context):
         """Trade a one-time token and a certificate signing request for a client certificate. The key never leaves the site.
         A token works once, for the role and name it was issued to, until it expires. A repeat of the same token with the same
-        request returns the same certificate, so that a lost answer does not strand a site.
+        request returns the same certificate, so that a lost answer does not strand a site. Where the authority's key is kept
+        offline, the token is bound to the request and the answer says that it waits; the same request again, at any time, even
+        after the token's end, returns the certificate once it is signed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +128,8 @@ class IdentityServicer:
 
     def Renew(self, request, context):
         """Certify the caller's next key while its certificate still works; the old one goes on working until its own end. A repeat
-        with the same request returns the same certificate.
+        with the same request returns the same certificate. Where the authority's key is kept offline, the request waits as one of
+        Enroll does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -498,9 +501,11 @@ class FederationServicer:
 
     def CommitUpdate(self, request, context):
         """Make an update count. Idempotent by (run, round, site): the same update again returns the same receipt; another one
-        under the same key is refused with ALREADY_EXISTS and recorded. A late update is answered with a receipt that says
-        it was not aggregated. One whose norm is above the plan's aggregation.max_update_norm is refused with
-        INVALID_ARGUMENT, and its site sits the round out. Of repeated, late and refused updates the run's record keeps the first few of each site and
+        under the same key is refused with ALREADY_EXISTS and recorded. A server whose disk has damaged a committed update
+        gives the site its task again; the same update then is pushed and committed again, under the same receipt. A late
+        update is answered with a receipt that says it was not aggregated. One whose norm is above the plan's
+        aggregation.max_update_norm is refused with INVALID_ARGUMENT, and its site sits the round out. Of repeated, late
+        and refused updates the run's record keeps the first few of each site and
         round, and counts the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
