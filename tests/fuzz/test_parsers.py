@@ -11,7 +11,7 @@ from tests.fuzz.mutations import NASTY, inputs
 from tests.fuzz.wire_targets import WIRE_TARGETS
 
 TARGETS = (*WIRE_TARGETS, *FILE_TARGETS)
-FEW, MANY = 40, 3000
+FEW, MANY = 40, 1000
 SECONDS = 10.0
 """For one input of at most 2 MB, on a machine that is busy with other things."""
 MEBIBYTES = 200

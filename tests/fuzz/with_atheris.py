@@ -14,7 +14,7 @@ import atheris
 
 LONGEST_INPUT_BYTES = 16_384
 MEMORY_MEBIBYTES = 4096
-SECONDS_AN_INPUT = 60
+SECONDS_AN_INPUT = 300
 
 
 def main() -> int:
