@@ -91,7 +91,7 @@ def print_certificates(config: ServerConfig, *, as_json: bool) -> None:
     Console().print(table if found else "no certificates yet")
 
 
-def status_document(store: Store, run: str, trouble: str | None) -> dict[str, object]:
+def status_document(store: Store, run: str, trouble: str | None = None) -> dict[str, object]:
     """Where a run stands, for a program: its record without its rounds, who is waited for, and why.
 
     Args:
