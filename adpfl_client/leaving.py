@@ -8,7 +8,6 @@ sends it.
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -151,14 +150,12 @@ def _part_in(config: SiteConfig, run: str) -> tuple[Path, SiteRunRecord]:
     return folder, record
 
 
-def _wait_for_agent(
-    folder: Path, run: str, *, sleep: Callable[[float], None] = time.sleep, seconds: float = AGENT_SECONDS
-) -> str:
-    for _ in range(round(seconds / _LOOK_SECONDS)):
+def _wait_for_agent(folder: Path, run: str) -> str:
+    for _ in range(round(AGENT_SECONDS / _LOOK_SECONDS)):
         record = read_record(folder)
         if record is not None and record.status == "left":
             return f"left {run}"
-        sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)
     return f"noted; the agent leaves {run} when it is done with what it does now"
 
 

@@ -20,7 +20,7 @@ RUN = "derm"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(leaving, "AGENT_SECONDS", 1.0)
+    monkeypatch.setattr(leaving, "AGENT_SECONDS", 0.05)
     monkeypatch.setattr(leaving, "_LOOK_SECONDS", 0.01)
 
 
