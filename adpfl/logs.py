@@ -6,9 +6,28 @@ material.
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class _StandardError:
+    """stderr as it stands at each line: a live display takes its place for a while, to print above itself.
+
+    Where the disk under it is full, lines are lost: whoever logs must go on with the work.
+    """
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(*, level: str = "info", service: str, site: str | None = None) -> None:
@@ -24,7 +43,7 @@ def configure_logs(*, level: str = "info", service: str, site: str | None = None
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(service=service, **({"site": site} if site else {}))

@@ -9,7 +9,6 @@ and gets the same certificate.
 """
 
 import hashlib
-import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import StringConstraints
 
-from adpfl.config import FrozenModel, Name, parse
+from adpfl.config import FrozenModel, Name, load_json, parse
 from adpfl.errors import ConfigError, IdentityError
 from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
 from adpfl.security.certificates import Holder, Role, create_request, new_key, to_pem
@@ -303,7 +302,7 @@ def _token_digest(bundle: EnrollmentBundle) -> str:
 def _record(folder: Path) -> FederationRecord:
     path = folder / FEDERATION
     try:
-        return parse(json.loads(read_public(path)), FederationRecord, source=str(path))
+        return parse(load_json(read_public(path)), FederationRecord, source=str(path))
     except (ValueError, ConfigError) as error:
         raise IdentityError(f"{path}: is not the record of an enrolment: {error}") from error
 

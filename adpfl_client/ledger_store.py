@@ -28,6 +28,7 @@ from typing import Self
 from adpfl.errors import IntegrityError
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.ledger import (
+    SCHEMA,
     Approval,
     Exclusion,
     Forecast,
@@ -103,7 +104,9 @@ class LedgerStore:
         try:
             if fresh:
                 with storage(f"{files.database}: the ledger cannot be written"):
-                    store._append(lambda _: [] if store._entry_count else [("opened", {"schema": 1})], now)
+                    store._append(
+                        lambda _: [] if store._entry_count else [("opened", {"schema": SCHEMA})], now
+                    )
             store.verify()
         except BaseException:
             connection.close()

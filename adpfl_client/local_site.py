@@ -1,7 +1,7 @@
 """What all runs of one agent share: configuration, identity, link, ledger, folders, clock."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adpfl.security.identity import CallerIdentity
@@ -9,6 +9,7 @@ from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.models import ModelStore
+from adpfl_client.round_display import RoundDisplay
 from adpfl_client.site_data import SiteData
 from adpfl_client.site_record import Clock
 from adpfl_client.spool import Spool
@@ -33,6 +34,8 @@ class Site:
     clock: Clock
     stopping: threading.Event
     """Set by SIGTERM: work ends at the next step."""
+    display: RoundDisplay = field(default_factory=RoundDisplay)
+    """For a person at the terminal; shows nothing by default."""
 
     @property
     def name(self) -> str:

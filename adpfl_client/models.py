@@ -14,6 +14,7 @@ from pathlib import Path
 from adpfl.config import parse
 from adpfl.errors import ConfigError, DataError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
+from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest, PartialPayload, read_chunk
 from adpfl.wire.safetensors_file import WeightsHeader, header_bytes, model_description, read_header
 from adpfl_client.durable import make_private_folder, new_file, storing
@@ -88,6 +89,7 @@ class IncomingModel:
             StorageError: the disk refuses.
         """
         self._payload.write(digest, data)
+        reach("client.receiving")
 
     def chunks(self) -> Iterator[bytes]:
         """The payload's chunks in order, each checked once more as it is read.
@@ -151,6 +153,8 @@ class ModelStore:
             file.write(header_bytes(manifest, description))
             for chunk in incoming.chunks():
                 file.write(chunk)
+            reach("client.model_saving")
+        reach("client.model_saved")
         incoming.forget()
         return StoredModel(path, plan, round_number, manifest.digest, manifest.chunk_size)
 

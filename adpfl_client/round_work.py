@@ -6,20 +6,30 @@ has signed for them. A crash before the seal costs the reservation, a crash afte
 update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 from torch import Tensor
 
-from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.errors import (
+    DiskUnwritableError,
+    IntegrityError,
+    ModelMismatchError,
+    PrivacyError,
+    StateError,
+    StorageError,
+)
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
+from adpfl.kill_points import reach
 from adpfl.learning.initial_model import load_weights
 from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import TensorLayout
 from adpfl.privacy.engine import EngineState, PrivacyEngine
 from adpfl.privacy.ledger import Reservation
-from adpfl.wire.chunks import Manifest
+from adpfl.wire.chunks import ELEMENT_BYTES, Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
 from adpfl.wire.receipts import CommitOutcome, SignedReceipt, verify_receipt
 from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
@@ -27,13 +37,42 @@ from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.engine_state import keep_engine_state, read_engine_state
 from adpfl_client.guard import check_update
 from adpfl_client.heartbeat import Heartbeat, beating
+from adpfl_client.leaving import has_left
 from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
 from adpfl_client.receipts import StoredReceipt, keep_receipt
+from adpfl_client.round_display import ShownRound
 from adpfl_client.spool import SpooledUpdate, SpoolKey
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Audience:
+    """Who is told how a round goes: the server, and the person at the terminal."""
+
+    heartbeat: Heartbeat
+    shown: ShownRound
+
+    def activity(self, activity: SiteActivity) -> None:
+        self.heartbeat.activity(activity)
+        self.shown.activity(activity)
+
+    def progress(self, *, hidden_from_server: bool) -> Callable[[int, int], None]:
+        """What tells of steps done.
+
+        A step takes as long as its batch is large. Under `poisson` the size of a batch is secret, for the
+        amplified figure rests on it, and the times at which a count of steps grows would tell it. There the
+        server hears that the site trains and no more. Under the other modes every batch's size is public.
+        """
+
+        def tell(done: int, _total: int) -> None:
+            self.shown.steps_done(done)
+            if not hidden_from_server:
+                self.heartbeat.steps_done(done)
+
+        return tell
 
 
 def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
@@ -52,20 +91,24 @@ def do_round(site: Site, run: LocalRun, task: NextTaskResponse) -> bool:
     site.ledger.require_planned(key.run, key.round, key.base_digest, planned_rounds=run.plan.rounds)
     settle_other_tasks(site, run, key)
     total = run.plan.local.steps
-    with beating(
-        site.connection.heartbeat, run=run.name, round_number=task.round, steps_total=total
-    ) as heartbeat:
+    with (
+        beating(
+            site.connection.heartbeat, run=run.name, round_number=task.round, steps_total=total
+        ) as heartbeat,
+        site.display.showing(run.name, task.round, rounds=run.plan.rounds, steps=total) as shown,
+    ):
+        audience = _Audience(heartbeat, shown)
         update = _sealed_update(site, run, key)
         if update is not None:
             run.recorder.note("update_resent", round_number=task.round, detail="the same bytes as before")
         else:
-            heartbeat.activity(SiteActivity.FETCHING)
+            audience.activity(SiteActivity.FETCHING)
             _check_start(run.plan, task)
             base = fetch_model(site, run, task.round - 1, task.base_digest)
-            update = _train(site, run, key, base, heartbeat)
+            update = _train(site, run, key, base, audience)
             if update is None:
                 return False
-        heartbeat.activity(SiteActivity.PUSHING)
+        audience.activity(SiteActivity.PUSHING)
         _send(site, run, update)
     return True
 
@@ -185,12 +228,59 @@ def _row(site: Site, update: SpooledUpdate) -> Reservation:
 
 
 def _train(
-    site: Site, run: LocalRun, key: SpoolKey, base: StoredModel, heartbeat: Heartbeat
+    site: Site, run: LocalRun, key: SpoolKey, base: StoredModel, audience: _Audience
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
+    with site.spool.room(run.name, ELEMENT_BYTES * run.dimension):
+        done = _train_reserved(site, run, key, weights, state, audience=audience)
+    if done is None:
+        return None
+    reservation, trained, new_state = done
+    reach("client.trained")
+    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
+    with _charged():
+        update = site.spool.seal(
+            key,
+            {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
+            chunk_size=base.chunk_size,
+            reservation=reservation.id,
+            steps=trained.steps,
+            engine_state=new_state.model_dump(mode="json"),
+        )
+        reach("client.spooled")
+        site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
+        reach("client.sealed")
+    return update
+
+
+@contextmanager
+def _charged() -> Iterator[None]:
+    """Work that budget has been reserved for: done again it costs again, so no disk is waited for in it.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        yield
+    except DiskUnwritableError as error:
+        raise StorageError(str(error)) from error
+
+
+def _train_reserved(
+    site: Site,
+    run: LocalRun,
+    key: SpoolKey,
+    weights: dict[str, Tensor],
+    state: EngineState | None,
+    *,
+    audience: _Audience,
+) -> tuple[Reservation, LocalUpdate, EngineState] | None:
+    """Reserve the round's budget and do its steps; None where the round closed meanwhile."""
     taking_part, reservation = _reserve(site, run, key, state)
-    heartbeat.activity(SiteActivity.TRAINING)
+    reach("client.reserved")
+    audience.activity(SiteActivity.TRAINING)
     log.info(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
     )
@@ -205,25 +295,15 @@ def _train(
             excluded=taking_part.excluded_units,
         )
         try:
-            trained = _run_steps(site, run, key.round, weights, engine=engine, heartbeat=heartbeat)
+            trained = _run_steps(site, run, key.round, weights, engine=engine, audience=audience)
         except TrainingStoppedError as stopped:
             if site.stopping.is_set():
                 raise StopRequestedError from stopped
-            run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+            if not has_left(run.folder):
+                with _charged():
+                    run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
             return None
-        new_state = engine.state
-    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
-    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
-    update = site.spool.seal(
-        key,
-        {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
-        chunk_size=base.chunk_size,
-        reservation=reservation.id,
-        steps=trained.steps,
-        engine_state=new_state.model_dump(mode="json"),
-    )
-    site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
-    return update
+        return reservation, trained, engine.state
 
 
 def _run_steps(
@@ -233,7 +313,7 @@ def _run_steps(
     weights: dict[str, Tensor],
     *,
     engine: PrivacyEngine,
-    heartbeat: Heartbeat,
+    audience: _Audience,
 ) -> LocalUpdate:
     return local_update(
         weights,
@@ -242,21 +322,14 @@ def _run_steps(
         units=run.units,
         engine=engine,
         round_number=round_number,
-        progress=_progress(run, heartbeat),
-        should_stop=lambda: site.stopping.is_set() or heartbeat.obsolete,
+        progress=audience.progress(hidden_from_server=run.plan.privacy.sampling.mode == "poisson"),
+        should_stop=lambda: _must_stop(site, run, audience.heartbeat),
     )
 
 
-def _progress(run: LocalRun, heartbeat: Heartbeat) -> Callable[[int, int], None] | None:
-    """What tells the server of steps done; None where it must not know them.
-
-    A step takes as long as its batch is large. Under `poisson` the size of a batch is secret, for the
-    amplified figure rests on it, and the times at which a count of steps grows would tell it. There the
-    server hears that the site trains and no more. Under the other modes every batch's size is public.
-    """
-    if run.plan.privacy.sampling.mode == "poisson":
-        return None
-    return lambda done, _total: heartbeat.steps_done(done)
+def _must_stop(site: Site, run: LocalRun, heartbeat: Heartbeat) -> bool:
+    reach("client.stepping")
+    return site.stopping.is_set() or heartbeat.obsolete or has_left(run.folder)
 
 
 def _reserve(
@@ -278,7 +351,8 @@ def _reserve(
             if participants(site, run) == taking_part:
                 raise
             continue  # somebody was excluded between the question and the reservation: ask again
-        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        with _charged():
+            run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
         return taking_part, reservation
 
 
@@ -287,6 +361,7 @@ def _send(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         keep_engine_state(run.folder, update.entry)
     run.recorder.add_steps(update.entry.round, update.entry.steps)
     site.connection.push(update)
+    reach("client.pushed")
     _commit(site, run, update)
 
 
@@ -297,7 +372,9 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
     request = CommitUpdateRequest(run.name, entry.round, entry.base_digest, entry.update_digest, head)
     answer = site.connection.commit(request)
     _check_receipt(site, request, answer)
+    reach("client.receipt_received")
     keep_receipt(site.config.state_dir, SignedReceipt(answer.receipt, answer.signature))
+    reach("client.receipt_kept")
     if answer.receipt.ledger_head != head:
         # The server signed an earlier attempt at this commit: the head that it saw then must stand in our
         # chain.
@@ -307,6 +384,7 @@ def _commit(site: Site, run: LocalRun, update: SpooledUpdate) -> None:
         return
     receipt = StoredReceipt.of(SignedReceipt(answer.receipt, answer.signature))
     site.ledger.commit(entry.reservation, receipt.text(), now=site.clock())
+    reach("client.committed")
     if answer.receipt.outcome is CommitOutcome.LATE:
         run.recorder.note(
             "update_late", round_number=entry.round, detail="recorded by the server, not aggregated"

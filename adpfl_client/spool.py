@@ -6,9 +6,9 @@ that appears by a rename when all of it is on the disk (it is sealed then); what
 discarded and stays charged.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints, ValidationError
 
-from adpfl.config import FrozenModel, Name
+from adpfl.config import FrozenModel, Name, load_json
 from adpfl.errors import IntegrityError, StateError
 from adpfl.federated.records import StepRecord
+from adpfl.kill_points import reach
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import Manifest, read_chunk, write_payload
 from adpfl_client.durable import (
@@ -27,6 +28,7 @@ from adpfl_client.durable import (
     make_private_folder,
     new_file,
     new_folder,
+    room,
     storing,
     write_bytes,
 )
@@ -34,6 +36,8 @@ from adpfl_client.durable import (
 ENTRY_FILE = "entry.json"
 MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILE = "update.payload"
+MARGIN_BYTES = 4 * 2**20
+"""Held beside an update's bytes: for its manifest, the ledger's rows and the run's record."""
 _RUN_FOLDER_DIGITS = 16
 _ROLE = "the spool of finished updates"
 
@@ -111,6 +115,23 @@ class Spool:
             for path in discard_partials(run_folder)
         ]
 
+    @contextmanager
+    def room(self, run: str, payload_bytes: int) -> Iterator[None]:
+        """Hold the room that an update will need, so that no budget is reserved for one that finds none.
+
+        Args:
+            run: whose update.
+            payload_bytes: of the update.
+
+        Raises:
+            DiskUnwritableError: there is not so much, or the disk is read-only.
+        """
+        with ExitStack() as held:
+            with storing("room for the update"):
+                folder = make_private_folder(self.folder / run)
+                held.enter_context(room(folder / "room", payload_bytes + MARGIN_BYTES))
+            yield
+
     @storing(_ROLE)
     def seal(
         self,
@@ -155,6 +176,7 @@ class Spool:
             )
             write_bytes(folder / MANIFEST_FILE, manifest.canonical_json())
             write_bytes(folder / ENTRY_FILE, entry.model_dump_json(indent=1).encode())
+            reach("client.spooling")
         return SpooledUpdate(path, entry, manifest)
 
     def find(self, key: SpoolKey) -> SpooledUpdate | None:
@@ -204,11 +226,12 @@ class Spool:
 
 def _load(path: Path) -> SpooledUpdate:
     try:
-        entry = SpoolEntry.model_validate(json.loads((path / ENTRY_FILE).read_text(encoding="utf-8")))
+        entry = SpoolEntry.model_validate(load_json((path / ENTRY_FILE).read_text(encoding="utf-8")))
         manifest = Manifest.from_canonical_json((path / MANIFEST_FILE).read_bytes())
         size = (path / PAYLOAD_FILE).stat().st_size
     except (OSError, ValueError, ValidationError) as error:
-        raise IntegrityError(f"{path}: the spooled update cannot be read: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise IntegrityError(f"{path}: the spooled update cannot be read: {reason}") from error
     if manifest.digest != entry.update_digest:
         raise IntegrityError(f"{path}: the manifest is not that of update {entry.update_digest[:12]}")
     if size != manifest.payload_bytes:

@@ -1,13 +1,16 @@
 """Content-addressed chunks on disk: a name exists only if all of its bytes are safely there."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from adpfl.errors import IntegrityError
+from adpfl.kill_points import reach
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import check_chunk
+from adpfl_server.storage import DamagedChunkError
 
 _INCOMING = "incoming"
 
@@ -29,7 +32,7 @@ class BlobFolder:
         return self._path(digest).exists()
 
     def put(self, digest: str, data: bytes) -> None:
-        """Store a chunk durably: on return it survives a power cut. Storing it again does nothing.
+        """Store a chunk durably: on return it survives a power cut. Storing it again mends a damaged one.
 
         Raises:
             IntegrityError: the bytes do not match the digest; nothing was stored.
@@ -37,7 +40,7 @@ class BlobFolder:
         """
         check_chunk(digest, data)
         path = self._path(digest)
-        if path.exists():
+        if path.exists() and self._is_whole(digest):
             return
         descriptor, name = tempfile.mkstemp(dir=self._incoming)
         partial = Path(name)
@@ -46,6 +49,7 @@ class BlobFolder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            reach("server.chunk_storing")
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -55,13 +59,19 @@ class BlobFolder:
         """Read a chunk and check it.
 
         Raises:
-            IntegrityError: the chunk is absent, or its bytes have changed on disk.
+            DamagedChunkError: the chunk is absent or unreadable, or its bytes have changed on disk.
         """
         try:
             data = self._path(digest).read_bytes()
+            check_chunk(digest, data)
         except FileNotFoundError as error:
-            raise IntegrityError(f"chunk {digest[:12]} is not stored") from error
-        check_chunk(digest, data)
+            raise DamagedChunkError(f"chunk {digest[:12]} is not stored") from error
+        except IntegrityError as error:
+            raise DamagedChunkError(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise DamagedChunkError(f"chunk {digest[:12]} cannot be read: {error.strerror}") from error
         return data
 
     def drop(self, digest: str) -> None:
@@ -72,7 +82,15 @@ class BlobFolder:
         """Remove half-written chunks and every chunk not in `kept`; only while nothing else writes."""
         for path in self._root.glob("*/*"):
             if path.parent.name == _INCOMING or path.name not in kept:
+                reach("server.sweeping")
                 path.unlink()
+
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self.get(digest)
+        except DamagedChunkError:
+            return False
+        return True
 
     def _path(self, digest: str) -> Path:
         return self._root / digest[:2] / digest

@@ -356,6 +356,38 @@ def status(
     print_status(_load(config, context), run, as_json=as_json)
 
 
+@app.command("verify-store")
+def verify_store(
+    context: typer.Context,
+    config: ConfigOption = None,
+    restore: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--restore",
+            metavar="FILE",
+            help="An export, or a site's received model, to mend damage from; repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Read the database and every stored chunk, and name what is damaged; the daemon may be running.
+
+    With --restore, damaged and missing chunks are put back where the file has them; a waiting run goes on by
+    itself. Exit code 1 where something is damaged still.
+
+    Example: adpfl-server verify-store --restore round-0007.safetensors
+    """
+    from adpfl_server.verification import verify_store as verify
+
+    found = verify(_load(config, context), tuple(restore or ()))
+    if found.restored:
+        typer.echo(f"put back {found.restored} chunk(s)")
+    for damage in found.damaged:
+        typer.echo(f"damaged: {damage}", err=True)
+    if found.damaged:
+        raise typer.Exit(1)
+    typer.echo(f"ok: the database, {found.objects} models and updates, {found.chunks} chunks")
+
+
 @app.command()
 def export(
     context: typer.Context,

@@ -32,6 +32,7 @@ from adpfl import __version__
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.coordinator import new_run
 from adpfl.federated.run_plan import RunPlan
+from adpfl.kill_points import reach
 from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
 from adpfl.security.tls import (
@@ -48,7 +49,9 @@ from adpfl_server.certificate_table import check_not_revoked
 from adpfl_server.certificate_view import ending_soon
 from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
+from adpfl_server.descriptors import DescriptorWatch, connections_within, take_descriptors
 from adpfl_server.enrollment import EnrollmentService
+from adpfl_server.enrollment_port import PatienceInterceptor
 from adpfl_server.health import StorageHealth
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
@@ -103,7 +106,7 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
     store = Store(config.state_dir)
     try:
         try:
-            store.sweep()
+            store.prepare(config.keep_models)
         except STORAGE_ERRORS as error:
             raise StateError(
                 f"the stored chunks cannot be looked through: {storage_reason(error)}"
@@ -138,18 +141,24 @@ class Daemon:
             config.state_dir / "runs",
             clock=time.time,
             site_silence_seconds=config.site_silence_seconds,
+            keep_models=config.keep_models,
         )
         self._health = HealthServicer()
         self._storage_health = StorageHealth(self.runner, self._health, config.state_dir, ("", SERVICE_NAME))
         self._metrics: MetricsPort | None = None
-        self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)
+        limits = config.limits
+        self._descriptors = take_descriptors()
+        connections = connections_within(limits.connections, self._descriptors)
+        self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time, limits)
         self._steering = Steering(self.runner, self._admission.drop, partial(ending_soon, config.state_dir))
         self._main = grpc.aio.server(
             interceptors=[self._admission],
-            options=SERVER_OPTIONS,
+            options=(*SERVER_OPTIONS, *limits.main_port_options(connections)),
         )
         self._enrollment = grpc.aio.server(
-            options=ENROLLMENT_SERVER_OPTIONS, maximum_concurrent_rpcs=ENROLLMENTS_AT_ONCE
+            interceptors=[PatienceInterceptor()],
+            options=(*ENROLLMENT_SERVER_OPTIONS, *limits.port_options(connections)),
+            maximum_concurrent_rpcs=ENROLLMENTS_AT_ONCE,
         )
         self._enrollment_pool = ThreadPoolExecutor(ENROLLMENT_THREADS, thread_name_prefix="enrollment")
 
@@ -185,6 +194,7 @@ class Daemon:
         await self._enrollment.start()
         await self._storage_health.look()
         self.runner.spawn(self._storage_health.watch())
+        self.runner.spawn(DescriptorWatch(self._descriptors).watch(self.runner.stopping))
         _log.info(
             "serving",
             version=__version__,
@@ -239,6 +249,7 @@ class Daemon:
             connect=lambda: open_database(database),
             clock=_now,
             executor=self._enrollment_pool,
+            limits=self._config.limits,
         )
         rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
 
@@ -280,6 +291,7 @@ class Daemon:
         if header.description is None:
             _log.warning("initial weights do not say what they are for", run=plan.run, path=str(path))
         manifest = await self.runner.in_files(import_weights, path, self.runner.store.blobs)
+        reach("server.run_creating")
         created = new_run(plan, manifest.digest, time.time())
         await self.runner.in_database(self.runner.book.add, created, manifest)
 

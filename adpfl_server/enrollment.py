@@ -35,9 +35,12 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl.wire.chunks import sha256_hex
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
 from adpfl_server import signing_queue
+from adpfl_server.attempts import Attempts
 from adpfl_server.audit_log import record
 from adpfl_server.certificate_table import certify, serial_words
 from adpfl_server.database import transaction
+from adpfl_server.limits_config import LimitsConfig
+from adpfl_server.refusals import CallRefusedError
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.tokens import check_shape, end_tokens, live_token
 
@@ -178,6 +181,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         connect: Callable[[], sqlite3.Connection],
         clock: Callable[[], datetime],
         executor: Executor,
+        limits: LimitsConfig | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         certificate_lifetime: timedelta = CLIENT_LIFETIME,
     ) -> None:
@@ -188,6 +192,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             connect: opens a connection to the server's database; one is opened and closed for each call.
             clock: returns the aware current time.
             executor: bounded, and shared with nothing that sites wait for; signing and SQLite run there.
+            limits: how many may try in a minute; None takes the defaults.
             monotonic: seconds that never run backwards; they space the lines about refusals.
             certificate_lifetime: of the certificates issued.
         """
@@ -198,6 +203,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         self._certificate_lifetime = certificate_lifetime
         self._log = structlog.get_logger()
         self._monotonic = monotonic
+        self._attempts = Attempts(limits or LimitsConfig(), monotonic)
         self._told_at = -math.inf
         self._untold = 0
 
@@ -207,9 +213,14 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         """Answer one `EnrollRequest`; every refusal is the same PERMISSION_DENIED."""
         loop = asyncio.get_running_loop()
         try:
+            self._attempts.count(context.peer())
             asked = EnrollRequest.from_wire(request)
             check_shape(asked.token)
             answer = await loop.run_in_executor(self._executor, self._redeem, asked)
+        except CallRefusedError as error:
+            self._tell_refusal(str(error), context.peer())
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.metadata)
+            raise
         except (IdentityError, ProtocolError) as error:
             self._tell_refusal(str(error), context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)

@@ -7,6 +7,7 @@ from pathlib import Path
 from adpfl.errors import ConfigError, StateError
 from adpfl.federated.run_state import RunState
 from adpfl.wire.chunks import Manifest
+from adpfl_server.collection import reading
 from adpfl_server.config import ServerConfig
 from adpfl_server.monai_bundle import write_bundle
 from adpfl_server.overview import open_store
@@ -59,7 +60,7 @@ def export_model(
         IntegrityError: the model is damaged on disk.
         ModelMismatchError: a bundle is wanted of a model that the plan's network does not have.
     """
-    with open_store(config) as store:
+    with open_store(config) as store, reading(config.state_dir):
         state = store.state(run)
         found = _find(store, state, choice)
         write = write_bundle if bundle else export_weights

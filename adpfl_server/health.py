@@ -5,34 +5,19 @@ nothing, and whoever balances or watches it should know before a site does.
 """
 
 import asyncio
-import os
-import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from grpc_health.v1 import health_pb2
 
 from adpfl_server.runner import Runner
-from adpfl_server.storage import STORAGE_ERRORS, storage_reason
+from adpfl_server.storage import STORAGE_ERRORS, probe, storage_reason
 
 CHECK_SECONDS = 5.0
 """Between two looks at the disk; trouble is told at most so long after it came or went."""
-PROBE_BYTES: Final = 64 * 2**10
 
 _log = structlog.get_logger()
-
-
-def probe(folder: Path) -> None:
-    """Write, sync and remove a small file.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.") as file:
-        file.write(bytes(PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class StorageHealth:
@@ -65,7 +50,7 @@ class StorageHealth:
 
     async def look(self) -> None:
         """Look once, and say what was found where it has changed."""
-        reason = await self._trouble()
+        reason = self._runner.storage_trouble = await self._trouble()
         if (reason is None) != self.serving:
             self.serving = reason is None
             await self._tell()
@@ -79,6 +64,8 @@ class StorageHealth:
             await self._runner.in_files(probe, self._folder)
         except STORAGE_ERRORS as error:
             return storage_reason(error)
+        if self._runner.housekeeping.damage:
+            return self._runner.housekeeping.damage
         errors = self._runner.book.tally.storage_errors
         refused = errors - self._errors_seen
         self._errors_seen = errors

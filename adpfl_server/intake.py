@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
+import structlog
+
 from adpfl.errors import StateError
 from adpfl.federated.aggregation import check_update_tensors
 from adpfl.federated.coordinator import judge, step
@@ -18,9 +20,11 @@ from adpfl.federated.run_events import (
     Transition,
     UpdateArrived,
     UpdateNoted,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.receipts import CommitOutcome, Receipt
@@ -28,6 +32,8 @@ from adpfl.wire.transfers import CommitUpdateRequest, OfferRequest
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.store import CommitRow, Store, insert_commit
 from adpfl_server.tally import Tally
+
+_log = structlog.get_logger()
 
 
 class RunBook:
@@ -61,6 +67,7 @@ class RunBook:
         """Go on with a run from the database; its timeline says that the server restarted."""
         self.states[run] = self.store.state(run)
         self.advance(run, ServerRestarted())
+        reach("server.resumed")
 
     def advance(
         self,
@@ -83,8 +90,9 @@ class RunBook:
         """Publish a round's result; False where chunks of it are gone and it must be added up again."""
         if any(self.store.missing(manifest) for manifest in result.manifests):
             return False
-        moved = self.advance(run, result.done(round_number), result=result)
-        self.store.drop_past(run, moved.state.rounds_closed)
+        reach("server.added_up")
+        self.advance(run, result.done(round_number), result=result)
+        reach("server.closed")
         return True
 
 
@@ -120,6 +128,7 @@ class Intake:
             raise StateError(f"the base model of round {request.round} of {request.run} is not stored")
         check_update_tensors(manifest, base, self._book.states[request.run].plan.network)
         self._store.add_offer(request.run, request.round, site, manifest, self._book.clock())
+        reach("server.offer_kept")
         return self._store.missing(manifest)[: limits.DIGESTS_PER_REQUEST]
 
     def pushed_manifest(self, site: str, run: str, round_number: int, digest: str) -> Manifest | None:
@@ -130,7 +139,7 @@ class Intake:
         """
         state = self._book.states[run]
         current = state.open_round
-        closing = current is not None and (current.aggregating or site in current.answered)
+        closing = current is not None and (current.aggregating or site in current.done)
         if state.over or closing or round_number <= state.rounds_closed:
             return None
         manifest = self._store.offered(run, round_number, site, digest)
@@ -141,26 +150,49 @@ class Intake:
             )
         return manifest
 
-    def commit(self, site: str, request: CommitUpdateRequest) -> CommitRow:
+    def to_measure(self, site: str, request: CommitUpdateRequest) -> Manifest | None:
+        """The update whose norm `commit` must be told; None where the norm decides nothing."""
+        state = self._book.states[request.run]
+        event = UpdateArrived(site, request.round, request.base_digest, request.update_digest)
+        if state.plan.aggregation.max_update_norm is None or judge(state, event) is not Verdict.ACCEPTED:
+            return None
+        manifest = self._store.offered(request.run, request.round, site, request.update_digest)
+        return None if manifest is None or self._store.missing(manifest) else manifest
+
+    def commit(self, site: str, request: CommitUpdateRequest, norm: float | None = None) -> CommitRow:
         """Make an update count, once; the same commit again returns the same receipt.
 
+        An update that was found damaged and sent again counts under the receipt that it has.
+
+        Args:
+            site: who commits.
+            request: the update and its key.
+            norm: the update's, where `to_measure` asked for it.
+
         Raises:
-            CallRefusedError: another update counts under this key, chunks are missing, or the update is of
-                another history.
+            CallRefusedError: another update counts under this key, chunks are missing, the update is of
+                another history, or its norm is above the plan's bound.
+            StateError: the norm is not known and must be.
         """
         event = UpdateArrived(site, request.round, request.base_digest, request.update_digest)
         verdict = self._verdict(request.run, event)
+        known = self._store.commit_row(request.run, request.round, site)
         if verdict is Verdict.REPEATED:
-            known = self._store.commit_row(request.run, request.round, site)
             if known is None:
                 raise StateError(f"round {request.round} of {request.run} counts an update without a receipt")
             self._note(request.run, event, verdict)
             return known
         if verdict is Verdict.ACCEPTED:
             self._check_complete(site, request)
+            if known is not None:
+                self._book.advance(request.run, event)
+                return known
+            self._check_norm(request.run, event, norm)
         outcome = CommitOutcome.ACCEPTED if verdict is Verdict.ACCEPTED else CommitOutcome.LATE
         row = self._receipt_row(site, request, outcome)
+        reach("server.committing")
         self._book.advance(request.run, event, also=lambda connection: insert_commit(connection, row))
+        reach("server.committed")
         self._book.tally.update(request.run, verdict)
         return row
 
@@ -170,8 +202,8 @@ class Intake:
         known = self._store.commit_row(run, event.round, event.site)
         if known is not None:
             same = (known.base_digest, known.update_digest) == (event.base_digest, event.update_digest)
-            if same:
-                return Verdict.REPEATED
+            if same:  # what is judged to be new all the same was lost to a damaged disk
+                return Verdict.ACCEPTED if judge(state, event) is Verdict.ACCEPTED else Verdict.REPEATED
             self._note(run, event, Verdict.CONFLICTING)
             raise CallRefusedError(
                 Code.ALREADY_EXISTS,
@@ -183,12 +215,32 @@ class Intake:
         if verdict is Verdict.FOREIGN or base != event.base_digest:
             self._note(run, event, Verdict.FOREIGN)
             raise CallRefusedError(Code.FAILED_PRECONDITION, _why_foreign(state, event, base))
+        if verdict is Verdict.REFUSED:
+            self._note(run, event, verdict)
+            assert state.open_round is not None, "only a site of the open round is turned away"
+            raise _turned_away(event, state.open_round.turned_away[event.site])
         return verdict
 
     def _note(self, run: str, event: UpdateArrived, verdict: Verdict) -> None:
         noted = UpdateNoted(event.site, event.round, event.base_digest, event.update_digest, verdict)
         self._book.advance(run, noted)
         self._book.tally.update(run, verdict)
+
+    def _check_norm(self, run: str, event: UpdateArrived, norm: float | None) -> None:
+        """Refuse, for the rest of the round, an update that would move the model further than is allowed."""
+        bound = self._book.states[run].plan.aggregation.max_update_norm
+        if bound is None:
+            return
+        if norm is None:  # the round opened between measuring and deciding
+            raise StateError(f"round {event.round} of {run} has just opened; commit the update again")
+        _log.info("update measured", run=run, round=event.round, site=event.site, norm=norm, bound=bound)
+        if norm <= bound:
+            return
+        reason = f"its norm is {norm:.6g}; aggregation.max_update_norm is {bound:g}"
+        refused = UpdateRefused(event.site, event.round, event.base_digest, event.update_digest, reason)
+        self._book.advance(run, refused)
+        self._book.tally.update(run, Verdict.REFUSED)
+        raise _turned_away(event, reason)
 
     def _check_complete(self, site: str, request: CommitUpdateRequest) -> None:
         manifest = self._store.offered(request.run, request.round, site, request.update_digest)
@@ -229,6 +281,13 @@ class Intake:
             signature=self._sign(receipt),
             committed_at=now,
         )
+
+
+def _turned_away(event: UpdateArrived, reason: str) -> CallRefusedError:
+    return CallRefusedError(
+        Code.INVALID_ARGUMENT,
+        f"round {event.round} takes no update of {event.site} any more: one was refused, {reason}",
+    )
 
 
 def _why_foreign(state: RunState, event: UpdateArrived, base: str | None) -> str:

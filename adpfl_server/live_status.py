@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from adpfl_server.config import ServerConfig
-from adpfl_server.overview import open_store, status_document, status_lines
+from adpfl_server.overview import open_store, status_document, status_lines, storage_trouble
 from adpfl_server.store import Store
 
 EVERY_SECONDS = 2.0
@@ -65,8 +65,9 @@ def _print_lines(
     store: Store, run: str | None, screen: Console, every_seconds: float, sleep: Callable[[float], None]
 ) -> None:
     while True:
+        trouble = storage_trouble(store.state_dir)
         for name in _names(store, run):
-            document = {"at_unix_seconds": time.time()} | status_document(store, name)
+            document = {"at_unix_seconds": time.time()} | status_document(store, name, trouble)
             screen.out(json.dumps(document), highlight=False)
         screen.file.flush()
         sleep(every_seconds)

@@ -87,7 +87,9 @@ class OperationsService(rpc.OperationsServicer):
         for name in names:
             if name not in self._runner.states:
                 raise CallRefusedError(Code.NOT_FOUND, f"there is no run {name}")
-            document = await self._runner.in_database(status_document, self._runner.store, name)
+            document = await self._runner.in_database(
+                status_document, self._runner.store, name, self._runner.storage_trouble
+            )
             documents.append(json.dumps(document).encode())
         return pb.GetStatusResponse(runs_json=documents)
 

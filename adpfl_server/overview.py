@@ -4,16 +4,17 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from adpfl.errors import StateError
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
 from adpfl.federated.run_state import RunState, SiteState
 from adpfl_server.certificate_table import revoked_holders
 from adpfl_server.config import ServerConfig
-from adpfl_server.store import DATABASE_FILE, Store
+from adpfl_server.storage import probe
+from adpfl_server.store import Store
 
 LAST_EVENTS = 10
 
@@ -48,7 +49,8 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
     with open_store(config) as store:
         names = [run] if run is not None else list(store.plan_digests())
         if as_json:
-            _print_json([status_document(store, name) for name in names])
+            trouble = storage_trouble(config.state_dir)
+            _print_json([status_document(store, name, trouble) for name in names])
             return
         lines = status_lines(store, names)
     console = Console(highlight=False, soft_wrap=True)
@@ -63,7 +65,8 @@ def status_lines(store: Store, names: Sequence[str]) -> list[str]:
         StateError: there is no such run.
     """
     revoked = _revoked_sites(store)
-    lines = [] if names else ["no runs yet"]
+    lines = _storage_lines(store.state_dir)
+    lines += [] if names else ["no runs yet"]
     for name in names:
         record, state = store.record(name), store.state(name)
         lines.append(f"{name}: {record.summary}")
@@ -74,13 +77,40 @@ def status_lines(store: Store, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def status_document(store: Store, run: str) -> dict[str, object]:
-    """Where a run stands, for a program: its record without its rounds, and who is waited for and why.
+def status_document(store: Store, run: str, trouble: str | None = None) -> dict[str, object]:
+    """Where a run stands, for a program: its record without its rounds, who is waited for, and why.
+
+    Args:
+        store: the server's state.
+        run: the run's name.
+        trouble: what is wrong with the server's disk, if anything is.
 
     Raises:
         StateError: there is no such run.
     """
-    return _brief(store.record(run)) | _waiting(store.state(run), _revoked_sites(store))
+    state = store.state(run)
+    storage = {"damage": state.damage, "storage_trouble": trouble}
+    return _brief(store.record(run)) | _waiting(state, _revoked_sites(store)) | storage
+
+
+def storage_trouble(state_dir: Path) -> str | None:
+    """Why nothing can be stored now, as a small file shows; None where it works, or this user may not."""
+    try:
+        probe(state_dir)
+    except PermissionError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _storage_lines(state_dir: Path) -> list[str]:
+    trouble = storage_trouble(state_dir)
+    if trouble is None:
+        return []
+    return [
+        f"storage: {trouble} ({state_dir}); nothing is taken in until that is mended, and nothing is lost"
+    ]
 
 
 def _revoked_sites(store: Store) -> frozenset[str]:
@@ -105,25 +135,31 @@ def _closing(state: RunState) -> str:
 def _standing(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
     """What one site brings, and why nothing is heard of it."""
     known = f"{site.training_patients} training patients" if site.joined else "not joined"
-    reason = _absence(site, revoked)
+    reason = _absence(state, site, revoked)
     waited_for = state.open_round is not None and site.site in state.absent
     if waited_for:
         return f"{known}; its update is missing" + (f": {reason}" if reason else "")
     return f"{known}; {reason}" if reason and not state.over else known
 
 
-def _absence(site: SiteState, revoked: Collection[str]) -> str:
+def _absence(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
     """Why a site will not answer; empty where it may."""
     if site.site in revoked:
         return "its certificate is revoked"
+    if site.left_at is not None:
+        reason = f" ({site.left_reason})" if site.left_reason else ""
+        return f"it left the run at {_moment(site.left_at)}{reason}"
     if site.refusal is not None:
         return f"it refuses the run ({site.refusal})"
+    turned_away = state.open_round.turned_away if state.open_round else {}
+    if site.site in turned_away:
+        return f"it was refused ({turned_away[site.site]})"
     return "it is silent" if site.silent else ""
 
 
 def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
     """The same for a program: the deadline, and the sites that will not answer, with the reason."""
-    absences = {site.site: _absence(site, revoked) for site in state.sites}
+    absences = {site.site: _absence(state, site, revoked) for site in state.sites}
     return {
         "round_deadline_unix_seconds": state.deadline_at,
         "update_missing": list(state.absent) if state.open_round is not None else [],
@@ -133,15 +169,12 @@ def _waiting(state: RunState, revoked: Collection[str]) -> dict[str, object]:
 
 @contextmanager
 def open_store(config: ServerConfig) -> Iterator[Store]:
-    """The server's state, beside a daemon that may be running.
+    """The server's state, to read, beside a daemon that may be running; on a full or read-only disk too.
 
     Raises:
-        StateError: there is none yet.
+        StateError: there is none yet, or it is damaged.
     """
-    database = config.state_dir / DATABASE_FILE
-    if not database.exists():
-        raise StateError(f"{database}: there is none yet; start adpfl-server first")
-    store = Store(config.state_dir)
+    store = Store(config.state_dir, read_only=True)
     try:
         yield store
     finally:

@@ -31,10 +31,13 @@ from adpfl.federated.run_events import (
     Transition,
 )
 from adpfl.federated.run_state import RunState
+from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest, sha256_hex
+from adpfl_server.housekeeping import Housekeeping
 from adpfl_server.intake import RunBook
 from adpfl_server.records import write_record
-from adpfl_server.storage import STORAGE_ERRORS, storage_reason
+from adpfl_server.silence import Silence
+from adpfl_server.storage import STORAGE_ERRORS, DamagedChunkError, storage_reason
 from adpfl_server.store import Store
 
 FILE_THREADS = 4
@@ -52,7 +55,13 @@ class Runner:
     """All runs of one server, in one event loop."""
 
     def __init__(
-        self, store: Store, runs_folder: Path, *, clock: Callable[[], float], site_silence_seconds: float
+        self,
+        store: Store,
+        runs_folder: Path,
+        *,
+        clock: Callable[[], float],
+        site_silence_seconds: float,
+        keep_models: int,
     ) -> None:
         """Prepare; `start` begins the work.
 
@@ -61,6 +70,7 @@ class Runner:
             runs_folder: where `<run>/run.json` is written.
             clock: Unix seconds.
             site_silence_seconds: a site unheard for so long is no longer waited for.
+            keep_models: newest models of each run that stay on disk.
         """
         self.store = store
         self.clock = clock
@@ -77,6 +87,10 @@ class Runner:
         self.files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files")
         self._changed: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
+        self._silence = Silence(site_silence_seconds)
+        self.storage_trouble: str | None = None
+        """What is wrong with the disk, as the health check found it; None where nothing is."""
+        self.housekeeping = Housekeeping(self, keep_models)
         self._unwritten: set[str] = set()
         self._record_due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,8 +113,10 @@ class Runner:
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
             return await self._loop.run_in_executor(pool, functools.partial(function, *arguments))
-        except STORAGE_ERRORS:
+        except STORAGE_ERRORS as error:
             self.book.tally.storage_failed()
+            if isinstance(error, DamagedChunkError):
+                self.housekeeping.suspect()
             raise
 
     # --- life -----------------------------------------------------------------------------------------
@@ -112,6 +128,7 @@ class Runner:
             for action in actions_on_resume(state):
                 self._perform(run, action)
         self._record_due.set()
+        self.housekeeping.start()
         self.spawn(self._watch_clock())
         self.spawn(self._write_records())
 
@@ -132,6 +149,7 @@ class Runner:
     def heard(self, site: str) -> None:
         """Note a sign of life; a silent site's return is recorded."""
         self._heard_at[site] = self.clock()
+        self._silence.heard(site)
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
                 self.spawn(self._note_heard(run, site))
@@ -169,6 +187,8 @@ class Runner:
             )
         for action in moved.actions:
             self._perform(run, action)
+        if moved.state.over:
+            self.housekeeping.collect_soon()
         self._unwritten.add(run)
         self._record_due.set()
 
@@ -180,6 +200,7 @@ class Runner:
                 _log.info(
                     "round closed", run=run, round=record.round, sites=record.sites, missing=record.missing
                 )
+                self.housekeeping.collect_soon()
             case TasksChanged():
                 self._wake(run)
 
@@ -196,17 +217,30 @@ class Runner:
     async def _aggregate(self, run: str, action: Aggregate) -> None:
         """Add a round up and publish it.
 
-        A disk in trouble is waited for; a sum that cannot be made fails the run.
+        A disk in trouble is waited for, and a damaged update asked for again; a sum that cannot be made fails
+        the run.
         """
-        while not self.stopping.is_set():
+        while actions_on_resume(self.states[run]) == (action,) and not self.stopping.is_set():
             try:
                 if await self._close_round(run, action):
                     return
+                continue
             except STORAGE_ERRORS as error:
                 _log.error(
                     "round cannot be added up now", run=run, round=action.round, reason=storage_reason(error)
                 )
-                await self._sleep(RETRY_SECONDS)
+                if isinstance(error, DamagedChunkError) and await self._asked_again(run):
+                    return
+            await self.sleep(RETRY_SECONDS)
+
+    async def _asked_again(self, run: str) -> bool:
+        """Look for damaged updates; True where the round waits for them now, and is not to be added up."""
+        before = self.states[run].open_round
+        try:
+            await self.housekeeping.examine(run, updates=True)
+        except STORAGE_ERRORS as error:
+            _log.error("stored updates cannot be read", run=run, reason=storage_reason(error))
+        return self.states[run].open_round != before
 
     async def _close_round(self, run: str, action: Aggregate) -> bool:
         """Publish a round's sum or the reason why there is none; False where it must be made again."""
@@ -215,6 +249,8 @@ class Runner:
             models = await self._sum(action)
             self.book.tally.added_up(run, time.monotonic() - started)
             return await self.in_database(self.book.close_round, run, action.round, models)
+        except DamagedChunkError:
+            raise
         except (IntegrityError, ModelMismatchError, StateError) as error:
             await self.advance(run, AggregationFailed(action.round, str(error)))
             return True
@@ -226,6 +262,7 @@ class Runner:
         def write(chunk: bytes) -> str:
             digest = sha256_hex(chunk)
             blobs.put(digest, chunk)
+            reach("server.aggregating")
             return digest
 
         return await self.in_files(
@@ -244,27 +281,24 @@ class Runner:
     # --- background -----------------------------------------------------------------------------------
 
     async def _watch_clock(self) -> None:
-        started_at = self.clock()
         while not self.stopping.is_set():
+            self._silence.look()
             for run, state in list(self.states.items()):
                 try:
-                    await self._tick(run, state, started_at)
+                    await self._tick(run, state)
                 except STORAGE_ERRORS as error:
                     _log.error("deadline cannot be noted now", run=run, reason=storage_reason(error))
-            await self._sleep(TICK_SECONDS)
+            await self.sleep(TICK_SECONDS)
 
-    async def _tick(self, run: str, state: RunState, started_at: float) -> None:
+    async def _tick(self, run: str, state: RunState) -> None:
         """Notice a passed deadline and sites that fell silent."""
-        now = self.clock()
-        if state.deadline_at is not None and now >= state.deadline_at:
+        if state.deadline_at is not None and self.clock() >= state.deadline_at:
             await self.advance(run, TimePassed())
         if state.over:
             return
-        # A site that was never heard is given its time from the round's opening, or the server's start.
-        since = max(started_at, state.open_round.opened_at if state.open_round else now)
+        number = state.open_round.round if state.open_round else None
         for site in state.sites:
-            heard_at = self._heard_at.get(site.site, since)
-            if not site.silent and now - heard_at > self.site_silence_seconds:
+            if not site.silent and self._silence.lasts_too_long(site.site, run, number):
                 await self.advance(run, SiteFellSilent(site.site))
 
     async def _write_records(self) -> None:
@@ -272,21 +306,25 @@ class Runner:
             await self._record_due.wait()
             self._record_due.clear()
             await self.in_database(self._write_unwritten)
-            await self._sleep(RECORD_SECONDS)
+            await self.sleep(RECORD_SECONDS)
+            if self._unwritten and not self._record_due.is_set():  # the disk refused: not before it may work
+                self._loop.call_later(RETRY_SECONDS, self._record_due.set)
 
     def _write_unwritten(self) -> None:
         failed = set()
         while self._unwritten:
             run = self._unwritten.pop()
             try:
+                reach("server.recording")
                 write_record(self._runs_folder / run / "run.json", self.store.record(run))
             except STORAGE_ERRORS as error:
                 failed.add(run)
                 self.book.tally.storage_failed()
                 _log.error("record cannot be written", run=run, reason=storage_reason(error))
-        self._unwritten.update(failed)  # tried again with the next event, and at the stop
+        self._unwritten.update(failed)  # tried again a little later, and at the stop
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        """Wait, or until the server stops."""
         try:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:

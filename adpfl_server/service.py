@@ -11,9 +11,11 @@ from typing import Any
 
 from adpfl.errors import IntegrityError, ProtocolError
 from adpfl.federated.aggregation import is_finite
-from adpfl.federated.coordinator import obsolete, task_for
-from adpfl.federated.run_events import SiteJoined, SiteReady, SiteRefused, Task
+from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
+from adpfl.federated.site_tasks import obsolete, task_for
+from adpfl.federated.update_norm import update_norm
+from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
@@ -184,7 +186,12 @@ class FederationService(rpc.FederationServicer):
         commit = CommitUpdateRequest.from_wire(request)
         site = calling_site()
         self._run_of(site, commit.run)
-        row = await self._runner.in_database(self._intake.commit, site, commit)
+        measured = await self._runner.in_database(self._intake.to_measure, site, commit)
+        blobs = self._runner.store.blobs
+        norm = None
+        if measured is not None:
+            norm = await self._runner.in_files(update_norm, measured, blobs.get)
+        row = await self._runner.in_database(self._intake.commit, site, commit, norm)
         return CommitUpdateResponse(Receipt.from_canonical_json(row.receipt_json), row.signature).to_wire()
 
     async def ReportMetrics(self, request: pb.ReportMetricsRequest, context: Any) -> pb.ReportMetricsResponse:
@@ -199,13 +206,15 @@ class FederationService(rpc.FederationServicer):
         return pb.ReportMetricsResponse()
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
-        """Take a sign of life or a refusal; say whether the work can still count."""
+        """Take a sign of life, a refusal or a leave; say whether the work can still count."""
         beat = HeartbeatRequest.from_wire(request)
         site = calling_site()
         self._run_of(site, beat.run)
         if beat.activity is SiteActivity.REFUSED:
             reason = beat.detail or "no reason given"
             await self._runner.advance(beat.run, SiteRefused(site, reason))
+        elif beat.activity is SiteActivity.LEFT:
+            await self._runner.advance(beat.run, SiteLeft(site, beat.detail))
         return HeartbeatResponse(obsolete(self._runner.states[beat.run], site, beat.round)).to_wire()
 
     def _run_of(self, site: str, run: str) -> RunState:
@@ -239,6 +248,7 @@ class FederationService(rpc.FederationServicer):
             raise ProtocolError(f"chunk {chunk.digest[:12]} has a value that is not finite")
         try:
             self._runner.store.blobs.put(chunk.digest, chunk.data)
+            reach("server.chunk_stored")
         except IntegrityError as error:
             raise ProtocolError(str(error)) from error
 
@@ -264,5 +274,5 @@ def _task_answer(task: Task) -> NextTaskResponse:
         round=task.round,
         base_digest=task.base_digest,
         wait_hint_seconds=POLL_HINT_SECONDS if task.kind == "wait" else 0,
-        detail=task.detail,
+        detail=limits.shown_text(task.detail),
     )

@@ -26,6 +26,9 @@ public_enroll_address: "{host}:{enrollment}"
 # A site unheard for so long is not waited for: given a quorum, rounds close without it.
 site_silence_seconds: 120
 
+# The newest models of each run that stay on disk: what `export --round` and `export --best` choose from.
+keep_models: 10
+
 # Prometheus metrics: plain HTTP without authentication, so keep them on loopback or a management network.
 # metrics_listen: 127.0.0.1:{metrics}
 

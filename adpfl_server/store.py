@@ -5,7 +5,7 @@ that writes has committed, durably, when it returns.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,42 +18,23 @@ from adpfl.federated.records import ServerRound, ServerRunRecord, TimelineEvent
 from adpfl.federated.round_models import RoundModels
 from adpfl.federated.run_events import RoundClosed, Transition
 from adpfl.federated.run_state import RunState, summary
+from adpfl.kill_points import reach
 from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
-from adpfl_server.audit_log import SERVER, record
+from adpfl_server.audit_log import record
 from adpfl_server.blobs import BlobFolder
-from adpfl_server.database import open_database, transaction
+from adpfl_server.collection import chunks_in_use, collect
+from adpfl_server.database import open_database, open_read_only, require_sound, transaction
 from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.storage import BLOBS_FOLDER
+from adpfl_server.timeline_rows import insert_timeline, read_timeline
 
 DATABASE_FILE = "server.sqlite"
-EVENTS_PER_ROUND = 5
-"""Entries of one kind that one site may cause in a run's timeline in one round; further ones are counted.
-
-A site can repeat a refusal, a restart or a wrong update as often as it likes: database, record and memory
-grow with the rounds and the sites of a run, never with what a site sends.
-"""
 TASKS_PER_SITE = limits.TASKS_PER_JOIN
 """Tasks for which a site may declare its patients, over all its joins."""
 OFFERS_PER_ROUND = 4
 """Different updates that one site may announce for one round; a crash before the spool makes one more."""
-
-AUDITED_EVENTS = frozenset(
-    {
-        "run_created",
-        "run_started",
-        "run_finished",
-        "run_failed",
-        "server_restarted",
-        "site_joined",
-        "site_refused",
-        "update_conflicting",
-    }
-)
-"""Kinds of a run's timeline that stand in the audit log too."""
-
-_NO_ROUND = -1
-"""Stands for "no round" in a key of the database, where NULL would never equal itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +55,27 @@ class CommitRow:
 class Store:
     """The server's state on disk."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Open the state, making it where absent.
+    def __init__(self, state_dir: Path, *, read_only: bool = False) -> None:
+        """Open the state.
+
+        Args:
+            state_dir: the server's state folder.
+            read_only: write nothing, so that a full or read-only disk can be looked at; otherwise what is
+                absent is made, and an older schema is brought up to date.
 
         Raises:
             StateError: the database is unreadable or of another schema version, or the disk refuses.
         """
-        self.connection = open_database(state_dir / DATABASE_FILE)
+        self.state_dir = state_dir
+        open_it = open_read_only if read_only else open_database
+        self.connection = open_it(state_dir / DATABASE_FILE)
         try:
-            self.blobs = BlobFolder(state_dir / "blobs")
+            self.blobs = BlobFolder(state_dir / BLOBS_FOLDER)
         except OSError as error:
             self.connection.close()
-            raise StateError(f"{state_dir / 'blobs'}: cannot be used: {error.strerror or error}") from error
+            raise StateError(
+                f"{state_dir / BLOBS_FOLDER}: cannot be used: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -102,8 +92,7 @@ class Store:
             connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
             _insert_object(connection, manifest)
             _insert_model(connection, plan.run, 0, manifest.digest)
-            _insert_timeline(connection, plan.run, created.timeline)
-            _audit(connection, plan.run, created.timeline, detail=f"plan {plan.digest()}")
+            insert_timeline(connection, plan.run, created.timeline, detail=f"plan {plan.digest()}")
 
     def plan_digests(self) -> dict[str, str]:
         """The plan's digest of every run in the database."""
@@ -146,8 +135,7 @@ class Store:
             connection.execute(
                 "UPDATE runs SET state_json = ? WHERE run = ?", (moved.state.model_dump_json(), run)
             )
-            kept = _insert_timeline(connection, run, moved.timeline)
-            _audit(connection, run, kept)
+            kept = insert_timeline(connection, run, moved.timeline)
             for action in moved.actions:
                 if isinstance(action, RoundClosed) and result is not None:
                     record = action.record
@@ -155,6 +143,7 @@ class Store:
                         "INSERT INTO rounds VALUES (?, ?, ?)", (run, record.round, record.model_dump_json())
                     )
                     _insert_result(connection, run, record.round, result)
+                    reach("server.closing")
             if also is not None:
                 also(connection)
         return kept
@@ -172,9 +161,6 @@ class Store:
         closed = [ServerRound.model_validate_json(row["record_json"]) for row in rounds]
         if state.open_round is not None:
             closed.append(_open_round_record(state))
-        events = self.connection.execute(
-            "SELECT event_json FROM timeline WHERE run = ? ORDER BY sequence", (run,)
-        )
         return ServerRunRecord(
             plan=state.plan,
             plan_digest=state.plan.digest(),
@@ -186,25 +172,8 @@ class Store:
                 for site in state.sites
                 if site.training_patients is not None
             },
-            timeline=_in_order([_event(row) for row in events], self._not_kept(run)),
+            timeline=read_timeline(self.connection, run),
         )
-
-    def _not_kept(self, run: str) -> list[TimelineEvent]:
-        """One entry for all events of a kind, site and round that the timeline does not keep singly."""
-        rows = self.connection.execute(
-            "SELECT * FROM timeline_counts WHERE run = ? AND events > ? ORDER BY last_at",
-            (run, EVENTS_PER_ROUND),
-        )
-        return [
-            TimelineEvent(
-                at_unix_seconds=row["last_at"],
-                kind=row["kind"],
-                site=row["site"],
-                round=row["round"] if row["round"] != _NO_ROUND else None,
-                detail=f"{row['events'] - EVENTS_PER_ROUND} more like these; the last one at this time",
-            )
-            for row in rows
-        ]
 
     # --- objects --------------------------------------------------------------------------------------
 
@@ -250,56 +219,38 @@ class Store:
         )
         return row.fetchone() is not None
 
-    def drop_past(self, run: str, rounds_closed: int) -> None:
-        """Forget the updates of closed rounds, every model and average but the newest two, and past moments.
+    def collect(self, keep_models: int) -> bool:
+        """Let go of what no run needs any more: `adpfl_server.collection.collect`."""
+        rows = self.connection.execute("SELECT run FROM offers UNION SELECT run FROM server_moments")
+        states = {run: self.state(run) for run in [row["run"] for row in rows]}
+        return collect(self.state_dir, self.connection, self.blobs, states, keep_models=keep_models)
 
-        Chunks that any other object still names stay.
+    def check(self) -> None:
+        """Read the whole database.
+
+        Raises:
+            StateError: it is damaged.
         """
-        with transaction(self.connection) as connection:
-            rows = connection.execute(
-                "SELECT update_digest FROM offers WHERE run = :run AND round <= :closed UNION "
-                "SELECT digest FROM run_models WHERE run = :run AND round < :closed - 1 UNION "
-                "SELECT digest FROM averaged_models WHERE run = :run AND round < :closed - 1 UNION "
-                "SELECT first_digest FROM server_moments WHERE run = :run AND round < :closed UNION "
-                "SELECT second_digest FROM server_moments WHERE run = :run AND round < :closed",
-                {"run": run, "closed": rounds_closed},
-            ).fetchall()
-            connection.execute("DELETE FROM offers WHERE run = ? AND round <= ?", (run, rounds_closed))
-            connection.execute("DELETE FROM server_moments WHERE run = ? AND round < ?", (run, rounds_closed))
-            past = {str(row[0]) for row in rows} - self._objects_in_use()
-            candidates = {digest for name in past for digest in self._chunks_of(name)}
-            connection.executemany("DELETE FROM objects WHERE digest = ?", [(name,) for name in past])
-        # The rows are gone first: a crash here leaves bytes that nothing names, never a name without bytes.
-        if candidates:
-            kept = self._chunks_in_use()
-            for digest in candidates - kept:
-                self.blobs.drop(digest)
+        require_sound(self.connection, self.state_dir / DATABASE_FILE)
 
-    def _objects_in_use(self) -> set[str]:
-        rows = self.connection.execute(
-            "SELECT update_digest FROM offers UNION SELECT digest FROM run_models AS kept WHERE round >= "
-            "(SELECT max(round) - 1 FROM run_models AS newest WHERE newest.run = kept.run) UNION "
-            "SELECT digest FROM averaged_models AS kept WHERE round >= "
-            "(SELECT max(round) - 1 FROM averaged_models AS newest WHERE newest.run = kept.run) UNION "
-            "SELECT first_digest FROM server_moments UNION SELECT second_digest FROM server_moments"
-        )
-        return {str(row[0]) for row in rows}
+    def chunks_in_use(self) -> set[str]:
+        """Digests of all chunks that a stored object names."""
+        return chunks_in_use(self.connection)
 
-    def _chunks_of(self, name: str) -> Iterable[str]:
-        manifest = self.manifest(name)
-        return () if manifest is None else manifest.chunk_digests
+    def prepare(self, keep_models: int) -> None:
+        """Check the database whole, collect, and clear what a crash left. Only before serving.
 
-    def _chunks_in_use(self) -> set[str]:
-        rows = self.connection.execute("SELECT manifest_json FROM objects")
-        return {
-            digest
-            for row in rows
-            for digest in Manifest.from_canonical_json(row["manifest_json"]).chunk_digests
-        }
+        Raises:
+            StateError: the database is damaged.
+            OSError, sqlite3.Error: the disk refuses.
+        """
+        self.check()
+        self.collect(keep_models)
+        self.sweep()
 
     def sweep(self) -> None:
         """Remove half-written chunks, and chunks that no object names. Only before serving."""
-        self.blobs.sweep(self._chunks_in_use())
+        self.blobs.sweep(self.chunks_in_use())
 
     # --- updates --------------------------------------------------------------------------------------
 
@@ -398,6 +349,7 @@ def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
             row.committed_at,
         ),
     )
+    reach("server.commit_written")
     record(
         connection,
         datetime.fromtimestamp(row.committed_at, UTC),
@@ -407,23 +359,6 @@ def insert_commit(connection: sqlite3.Connection, row: CommitRow) -> None:
         run=row.run,
         detail=f"round {row.round}, update {row.update_digest}",
     )
-
-
-def _audit(
-    connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent], detail: str = ""
-) -> None:
-    """Add what an auditor must know of a run's timeline to the audit log."""
-    for event in events:
-        if event.kind in AUDITED_EVENTS:
-            record(
-                connection,
-                datetime.fromtimestamp(event.at_unix_seconds, UTC),
-                event.kind,
-                actor=SERVER,
-                subject=Holder("site", event.site) if event.site else None,
-                run=run,
-                detail=event.detail or detail,
-            )
 
 
 def _insert_object(connection: sqlite3.Connection, manifest: Manifest) -> None:
@@ -449,38 +384,6 @@ def _insert_result(connection: sqlite3.Connection, run: str, round_number: int, 
         connection.execute("INSERT INTO server_moments VALUES (?, ?, ?, ?)", (run, round_number, *digests))
 
 
-def _insert_timeline(
-    connection: sqlite3.Connection, run: str, events: Iterable[TimelineEvent]
-) -> tuple[TimelineEvent, ...]:
-    kept = tuple(event for event in events if event.site is None or _count(connection, run, event))
-    connection.executemany(
-        "INSERT INTO timeline (run, event_json) VALUES (?, ?)",
-        [(run, event.model_dump_json()) for event in kept],
-    )
-    return kept
-
-
-def _event(row: sqlite3.Row) -> TimelineEvent:
-    return TimelineEvent.model_validate_json(row["event_json"])
-
-
-def _in_order(kept: list[TimelineEvent], summaries: list[TimelineEvent]) -> tuple[TimelineEvent, ...]:
-    if not summaries:
-        return tuple(kept)  # as they happened, even where the clock was set back
-    return tuple(sorted([*kept, *summaries], key=lambda event: event.at_unix_seconds))
-
-
-def _count(connection: sqlite3.Connection, run: str, event: TimelineEvent) -> bool:
-    """Count what a site caused; True while the timeline has room for it."""
-    number = _NO_ROUND if event.round is None else event.round
-    row = connection.execute(
-        "INSERT INTO timeline_counts VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE "
-        "SET events = events + 1, last_at = excluded.last_at RETURNING events",
-        (run, event.site, event.kind, number, event.at_unix_seconds),
-    ).fetchone()
-    return int(row["events"]) <= EVENTS_PER_ROUND
-
-
 def _open_round_record(state: RunState) -> ServerRound:
     current = state.open_round
     assert current is not None, "only called for a run with an open round"
@@ -490,6 +393,7 @@ def _open_round_record(state: RunState) -> ServerRound:
         closed_unix_seconds=None,
         sites=tuple(update.site for update in current.updates),
         missing=state.absent,
+        refused=tuple(current.turned_away),
         base_digest=current.base_digest,
         result_digest=None,
     )

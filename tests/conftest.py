@@ -1,13 +1,16 @@
 """What gRPC and torch read from the environment when they are loaded, set before any test loads them.
 
-And an HTTP proxy to dial through.
+And an HTTP proxy to dial through, and a shell with small disks of its own.
 """
 
 import asyncio
 import base64
 import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,3 +150,65 @@ def connect_proxy() -> Iterator[Callable[..., ConnectProxy]]:
     yield start
     for proxy in started:
         proxy.close()
+
+
+class Shell:
+    """A shell in which commands run one after the other, in a mount namespace of its own where wanted.
+
+    In such a namespace an ordinary user may mount a small disk, fill it, or make it read-only; the mounts are
+    gone with the shell, and nobody else sees them.
+    """
+
+    def __init__(self, folder: Path, *, namespace: bool) -> None:
+        self._shell = subprocess.Popen(
+            [*(("unshare", "-rm") if namespace else ()), "bash"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._input, self._output = self._shell.stdin, self._shell.stdout
+
+    def run(self, command: str) -> str:
+        """Returns what the command printed; it must succeed."""
+        self._input.write(f'{command}\necho "=== $?"\n')
+        self._input.flush()
+        lines: list[str] = []
+        while not (line := self._output.readline()).startswith("=== "):
+            assert line, lines
+            lines.append(line)
+        assert line == "=== 0\n", (command, lines)
+        return "".join(lines)
+
+    def close(self) -> None:
+        """End it, and its namespace with it."""
+        self._input.close()
+        self._output.close()
+        self._shell.wait()
+
+
+@pytest.fixture
+def open_shell() -> Iterator[Callable[..., Shell]]:
+    """Open shells that end with the test; with `namespace=True` it skips where users may mount nothing."""
+    opened: list[Shell] = []
+
+    def open_one(folder: Path, *, namespace: bool) -> Shell:
+        if namespace and not _may_mount():
+            pytest.skip("this system lets no user mount a disk in a namespace")
+        opened.append(Shell(folder, namespace=namespace))
+        return opened[-1]
+
+    yield open_one
+    for shell in opened:
+        shell.close()
+
+
+def _may_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("adpfl", "adpfl_server", "adpfl_client")
 
 LAYERS = [
-    {"adpfl.errors", "adpfl.config"},
+    {"adpfl.errors", "adpfl.config", "adpfl.kill_points"},
     {"adpfl.kernels"},
     {"adpfl.privacy", "adpfl.data"},
     {"adpfl.federated", "adpfl.learning", "adpfl.tasks", "adpfl.evaluation", "adpfl.wire", "adpfl.security"},

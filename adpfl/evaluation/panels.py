@@ -1,12 +1,13 @@
 """Pictures of a slice with several structures: the reference on the left, the prediction on the right."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 STRUCTURE_COLORS: Final = ((86, 180, 233), (240, 228, 66), (255, 106, 40), (204, 121, 240))
@@ -15,6 +16,9 @@ colour vision (after Okabe and Ito)."""
 PANEL_PIXELS: Final = 288
 """Longest side of one panel."""
 _LINE_PIXELS: Final = 20
+_MARGIN_PIXELS: Final = 4
+_SWATCH_PIXELS: Final = 14
+_GAP_PIXELS: Final = 18
 _BLACK: Final = 0.02
 _INK: Final = (235, 235, 235)
 
@@ -71,7 +75,10 @@ def draw_panels(
     rows, columns = (extent * size for extent, size in zip(reference.shape[1:], pixel_mm, strict=True))
     scale = PANEL_PIXELS / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
-    picture = Image.new("RGB", (2 * width, len(images) * (height + _LINE_PIXELS) + _LINE_PIXELS))
+    legend = _legend(structures, width=2 * width)
+    picture = Image.new(
+        "RGB", (2 * width, len(images) * (height + _LINE_PIXELS) + len(legend) * _LINE_PIXELS)
+    )
     ink = ImageDraw.Draw(picture)
     for row, (name, image) in enumerate(images.items()):
         top = row * (height + _LINE_PIXELS)
@@ -79,7 +86,11 @@ def draw_panels(
             left = column * width
             ink.text((left + 4, top + 4), f"{name}, {what}", fill=_INK)
             picture.paste(Image.fromarray(_panel(image, masks, (width, height))), (left, top + _LINE_PIXELS))
-    _legend(ink, structures, top=picture.height - _LINE_PIXELS, width=picture.width)
+    for line, entries in enumerate(legend):
+        top = picture.height - (len(legend) - line) * _LINE_PIXELS
+        for left, name, color in entries:
+            ink.rectangle((left, top + 6, left + 8, top + 14), fill=color)
+            ink.text((left + _SWATCH_PIXELS, top + 4), name, fill=_INK)
     return np.array(picture)
 
 
@@ -102,10 +113,17 @@ def _panel(image: NDArray[np.float32], masks: NDArray[np.uint8], size: tuple[int
     return panel
 
 
-def _legend(ink: ImageDraw.ImageDraw, structures: Sequence[str], *, top: int, width: int) -> None:
-    """A swatch and a name for each structure, evenly spaced."""
-    step = width // len(structures)
-    for place, (name, color) in enumerate(zip(structures, STRUCTURE_COLORS, strict=False)):
-        left = place * step + 4
-        ink.rectangle((left, top + 6, left + 8, top + 14), fill=color)
-        ink.text((left + 14, top + 4), name.replace("_", " "), fill=_INK)
+def _legend(structures: Sequence[str], *, width: int) -> list[list[tuple[int, str, tuple[int, int, int]]]]:
+    """Lines of (left edge, name, colour); a line breaks before the name that would be cut."""
+    font = ImageFont.load_default()
+    lines: list[list[tuple[int, str, tuple[int, int, int]]]] = [[]]
+    left = _MARGIN_PIXELS
+    for structure, color in zip(structures, STRUCTURE_COLORS, strict=False):
+        name = structure.replace("_", " ")
+        needed = _SWATCH_PIXELS + math.ceil(font.getlength(name))
+        if lines[-1] and left + needed > width:
+            lines.append([])
+            left = _MARGIN_PIXELS
+        lines[-1].append((left, name, color))
+        left += needed + _GAP_PIXELS
+    return lines

@@ -48,6 +48,10 @@ class AggregationPlan(FrozenModel):
     round's record says which value was used."""
     trim_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] | None = None
     """Of trimmed_mean: share of the updates that is left out at each end, rounded down."""
+    max_update_norm: PositiveFloat | None = None
+    """Greatest L2 norm of a site's whole update, noise included; a greater one is refused when it is
+    committed, and the site sits its round out. None refuses nothing: what is absurd depends on clip norm,
+    noise, learning rate and network, and an honest update that is refused has cost its site budget."""
 
     @property
     def optimizer(self) -> OptimizerName | None:

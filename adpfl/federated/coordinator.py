@@ -5,14 +5,19 @@ then acts and answers; after a crash the stored state alone says how to go on (`
 
 A round opens only while a quorum of sites is ready: training costs a site budget, which a round that cannot
 close would waste. A site is ready once its agent has asked for a task, which it does after its own policy has
-let the run pass. It stands aside while it refuses the run or has fallen silent; a refusal is final for the
-agent that made it, and only another instance of the agent takes it back.
+let the run pass. It stands aside while it refuses the run, has left it or has fallen silent; a refusal is
+final for the agent that made it, and only another instance of the agent takes it back. A site that left comes
+back by asking for a task.
 
 An operator may pause a run (no further round opens, the open one may close), resume it, or cancel it.
 
 A round closes when every site that can still answer has answered, or at its deadline, whichever comes first,
 and never with fewer updates than the quorum. Past the deadline without a quorum the round waits on, and says
 so. An update counts once: later, repeated and contradicting ones get an answer and an entry in the timeline.
+A site whose update broke a rule of the plan sits the round out; where that leaves fewer sites than the
+quorum, the round can never close and the run fails.
+An update whose stored bytes turn out damaged before they were added up no longer counts: its site is given
+its task again, which it answers with the same bytes. While a model is damaged no round opens.
 """
 
 from functools import singledispatch
@@ -33,18 +38,22 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteLeft,
     SiteReady,
     SiteRefused,
-    Task,
+    StorageDamaged,
+    StorageMended,
     TasksChanged,
     TimePassed,
     Transition,
     UpdateArrived,
+    UpdateDamaged,
     UpdateNoted,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
-from adpfl.federated.run_state import AcceptedUpdate, OpenRound, RunState, SiteState, words
+from adpfl.federated.run_state import AcceptedUpdate, OpenRound, RefusedUpdate, RunState, SiteState, words
 
 
 def new_run(plan: RunPlan, model_digest: str, now: float) -> Transition:
@@ -80,56 +89,23 @@ def actions_on_resume(state: RunState) -> tuple[Action, ...]:
     return (work_of(state, current),) if current is not None and current.aggregating else ()
 
 
-def task_for(state: RunState, name: str) -> Task:
-    """What a site should do now.
-
-    Raises:
-        StateError: the run does not name the site.
-    """
-    site = state.site(name)
-    if state.status == "finished":
-        return Task("finished", state.rounds_closed, state.published_digest)
-    if state.status == "failed":
-        return Task("failed", state.rounds_closed, detail=state.failure)
-    if state.status == "cancelled":
-        detail = (
-            f"cancelled by the operator: {state.failure}" if state.failure else "cancelled by the operator"
-        )
-        return Task("failed", state.rounds_closed, detail=detail)
-    current = state.open_round
-    if not site.joined:
-        reason = "join first"
-    elif site.refusal is not None:
-        reason = "this site refuses the run until its agent is started again"
-    elif current is None:
-        reason = "paused by the operator" if state.paused else "waiting for enough sites"
-    elif current.aggregating or name in current.answered:
-        reason = "waiting for the round to close"
-    else:
-        return Task("train", current.round, current.base_digest)
-    return Task("wait", current.round if current else 0, detail=reason)
-
-
-def obsolete(state: RunState, name: str, round_number: int) -> bool:
-    """Whether work of a site on a round can no longer count."""
-    task = task_for(state, name)
-    return state.over or (round_number > 0 and (task.kind, task.round) != ("train", round_number))
-
-
-def judge(state: RunState, event: UpdateArrived) -> Verdict:
+def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
     """What an update would be if it arrived now; changes nothing."""
     current = state.open_round
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
-        return Verdict.LATE if state.over else Verdict.FOREIGN
-    if event.round != current.round or event.base_digest != current.base_digest:
-        return Verdict.FOREIGN
-    if not state.site(event.site).joined:
+        # A finished run has no further round to be late for.
+        known = state.over and event.round <= state.plan.rounds
+        return Verdict.LATE if known else Verdict.FOREIGN
+    of_this_round = (event.round, event.base_digest) == (current.round, current.base_digest)
+    if not of_this_round or not state.site(event.site).joined:
         return Verdict.FOREIGN
     for update in current.updates:
         if update.site == event.site:
             return Verdict.REPEATED if update.update_digest == event.update_digest else Verdict.CONFLICTING
+    if event.site in current.turned_away:
+        return Verdict.REFUSED
     return Verdict.LATE if current.aggregating else Verdict.ACCEPTED
 
 
@@ -162,11 +138,25 @@ def _site_joined(event: SiteJoined, state: RunState, now: float) -> Transition:
 
 
 @_apply.register
-def _site_ready(event: SiteReady, state: RunState, now: float) -> Transition:  # noqa: ARG001 - dispatch
+def _site_ready(event: SiteReady, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
     if not site.undecided or state.over:
         return Transition(state)
-    return Transition(_with_site(state, site.model_copy(update={"ready": True})))
+    ready = site.model_copy(update={"ready": True, "left_at": None, "left_reason": ""})
+    if not site.has_left:
+        return Transition(_with_site(state, ready))
+    entry = _entry(now, "site_came_back", site=site.site, round_number=_round(state))
+    return Transition(_with_site(state, ready), (TasksChanged(),), (entry,))
+
+
+@_apply.register
+def _site_left(event: SiteLeft, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    if site.has_left or state.over:
+        return Transition(state)
+    gone = {"ready": False, "silent": False, "left_at": now, "left_reason": event.reason}
+    entry = _entry(now, "site_left", site=site.site, round_number=_round(state), detail=event.reason)
+    return Transition(_with_site(state, site.model_copy(update=gone)), (TasksChanged(),), (entry,))
 
 
 @_apply.register
@@ -185,7 +175,7 @@ def _site_refused(event: SiteRefused, state: RunState, now: float) -> Transition
 @_apply.register
 def _site_fell_silent(event: SiteFellSilent, state: RunState, now: float) -> Transition:
     site = state.site(event.site)
-    if site.silent or state.over or (state.status == "waiting" and not site.joined):
+    if site.silent or site.has_left or state.over or (state.status == "waiting" and not site.joined):
         return Transition(state)
     detail = "" if site.joined else "it never joined"
     return Transition(
@@ -212,6 +202,20 @@ def _update_arrived(event: UpdateArrived, state: RunState, now: float) -> Transi
     if verdict is Verdict.ACCEPTED:
         return Transition(_with_update(state, event), verdict=verdict)
     return Transition(state, timeline=(_note(state, event, verdict, now),), verdict=verdict)
+
+
+@_apply.register
+def _update_refused(event: UpdateRefused, state: RunState, now: float) -> Transition:
+    site = state.site(event.site)
+    current = state.open_round
+    if current is None or judge(state, event) is not Verdict.ACCEPTED:
+        return Transition(state)
+    refused = RefusedUpdate(site=event.site, update_digest=event.update_digest, reason=event.reason)
+    changed = current.model_copy(update={"refused": (*current.refused, refused)})
+    state = _with_site(state, site.model_copy(update={"silent": False}))
+    detail = f"update {event.update_digest[:12]}: {event.reason}"
+    entry = _entry(now, "update_refused", site=event.site, round_number=event.round, detail=detail)
+    return Transition(state.model_copy(update={"open_round": changed}), (TasksChanged(),), (entry,))
 
 
 @_apply.register
@@ -293,6 +297,7 @@ def _aggregation_done(event: AggregationDone, state: RunState, now: float) -> Tr
         closed_unix_seconds=now,
         sites=tuple(update.site for update in current.updates),
         missing=missing,
+        refused=tuple(current.turned_away),
         base_digest=current.base_digest,
         result_digest=event.result_digest,
         averaged_digest=event.averaged_digest,
@@ -332,6 +337,40 @@ def _aggregation_failed(event: AggregationFailed, state: RunState, now: float) -
 
 
 @_apply.register
+def _update_damaged(event: UpdateDamaged, state: RunState, now: float) -> Transition:
+    current = state.open_round
+    if current is None or event.round != current.round:
+        return Transition(state)
+    lost = [update.site for update in current.updates if update.site in event.sites]
+    if not lost:
+        return Transition(state)
+    updates = tuple(update for update in current.updates if update.site not in lost)
+    asked = {"updates": updates, "aggregating": False, "deadline_passed": False, "asked_again_at": now}
+    changed = state.model_copy(update={"open_round": current.model_copy(update=asked)})
+    detail = f"{event.detail}; it is asked for again"
+    timeline = tuple(
+        _entry(now, "update_damaged", site=site, round_number=current.round, detail=detail) for site in lost
+    )
+    return Transition(changed, (TasksChanged(),), timeline)
+
+
+@_apply.register
+def _storage_damaged(event: StorageDamaged, state: RunState, now: float) -> Transition:
+    if state.over or state.damage == event.detail:
+        return Transition(state)
+    entry = _entry(now, "storage_damaged", round_number=_round(state), detail=event.detail)
+    return Transition(state.model_copy(update={"damage": event.detail}), timeline=(entry,))
+
+
+@_apply.register
+def _storage_mended(event: StorageMended, state: RunState, now: float) -> Transition:  # noqa: ARG001
+    if state.over or not state.damage:
+        return Transition(state)
+    entry = _entry(now, "storage_mended", round_number=_round(state))
+    return Transition(state.model_copy(update={"damage": ""}), (TasksChanged(),), (entry,))
+
+
+@_apply.register
 def _server_restarted(event: ServerRestarted, state: RunState, now: float) -> Transition:  # noqa: ARG001
     if state.over:
         return Transition(state)
@@ -344,10 +383,18 @@ def _advance(state: RunState, now: float) -> Transition:
         return Transition(state)
     current = state.open_round
     if current is None:
-        if state.paused or len(state.ready) < state.plan.cohort.quorum:
+        if state.paused or state.damage or len(state.ready) < state.plan.cohort.quorum:
             return Transition(state)
         return _start(state, now) if state.status == "waiting" else _open(state, now)
-    awaited = [site for site in state.sites if site.can_answer and site.site not in current.answered]
+    if len(state.sites) - len(current.refused) < state.plan.cohort.quorum:
+        names = words(tuple(current.turned_away))
+        return _fail(
+            state,
+            f"round {current.round} cannot reach its quorum of {state.plan.cohort.quorum}: "
+            f"the updates of {names} were refused ({current.refused[-1].reason})",
+            now,
+        )
+    awaited = [site for site in state.sites if site.can_answer and site.site not in current.done]
     complete = current.deadline_passed or not awaited
     if current.aggregating or not complete or len(current.updates) < state.plan.cohort.quorum:
         return Transition(state)

@@ -31,6 +31,8 @@ class ServerRound(FrozenModel):
     sites: tuple[Name, ...]
     """Whose updates were aggregated."""
     missing: tuple[Name, ...]
+    refused: tuple[Name, ...] = ()
+    """Those of the missing whose update broke a rule of the plan; the timeline says which."""
     base_digest: str
     result_digest: str | None
     averaged_digest: str | None = None
@@ -135,7 +137,7 @@ class SiteRunRecord(FrozenModel):
     site: Name
     run: Name
     plan_digest: str
-    status: Literal["running", "finished", "failed", "refused"]
+    status: Literal["running", "finished", "failed", "refused", "left"]
     summary: str
     training_patients: int
     held_out_patients: int

@@ -37,6 +37,14 @@ class SiteRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteLeft:
+    """A site ends its part in the run, until it asks for a task again."""
+
+    site: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteFellSilent:
     """Nothing has been heard of a site for longer than the server waits."""
 
@@ -58,6 +66,17 @@ class UpdateArrived:
     round: int
     base_digest: str
     update_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRefused:
+    """All bytes of a site's update are stored, and they break a rule of the plan: it will never count."""
+
+    site: str
+    round: int
+    base_digest: str
+    update_digest: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +138,27 @@ class AggregationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateDamaged:
+    """Stored bytes of updates that count in the open round are damaged: their sites must send them again."""
+
+    round: int
+    sites: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageDamaged:
+    """What the run cannot go on without is damaged on disk: a model, an average, the optimizer's state."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageMended:
+    """What was damaged is whole again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerRestarted:
     """The daemon came back and read this state from its database."""
 
@@ -127,9 +167,11 @@ Event = (
     SiteJoined
     | SiteReady
     | SiteRefused
+    | SiteLeft
     | SiteFellSilent
     | SiteHeard
     | UpdateArrived
+    | UpdateRefused
     | UpdateNoted
     | RunPaused
     | RunResumed
@@ -137,6 +179,9 @@ Event = (
     | TimePassed
     | AggregationDone
     | AggregationFailed
+    | UpdateDamaged
+    | StorageDamaged
+    | StorageMended
     | ServerRestarted
 )
 
@@ -215,6 +260,8 @@ class Verdict(Enum):
     """Of another history: made from another base model, for a round that has not opened, or by a site that
     never
     joined."""
+    REFUSED = "refused"
+    """It breaks a rule of the plan, or another update of the site did so in this round."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _LATER_KEYS: Final[tuple[tuple[tuple[str, ...], object], ...]] = (
     (("aggregation", "averaging"), None),
     *(
         (("aggregation", key), None)
-        for key in ("server_learning_rate", "beta1", "beta2", "tau", "trim_fraction")
+        for key in ("server_learning_rate", "beta1", "beta2", "tau", "trim_fraction", "max_update_norm")
     ),
     (("network", "trainable"), "all"),
 )

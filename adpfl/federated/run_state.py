@@ -25,6 +25,9 @@ class SiteState(FrozenModel):
     """Why this agent refuses the run; None where it does not. Another instance_id starts afresh."""
     silent: bool = False
     """Nothing has been heard of it for longer than the server waits."""
+    left_at: float | None = None
+    """When the site ended its part in the run, in Unix seconds; None where it did not, or came back since."""
+    left_reason: str = ""
     rounds_missed: int = 0
 
     @property
@@ -34,13 +37,23 @@ class SiteState(FrozenModel):
 
     @property
     def undecided(self) -> bool:
-        """Whether the agent has neither asked for a task yet nor refused."""
+        """Whether the agent has neither asked for a task yet, or since it left, nor refused."""
         return self.joined and not self.ready and self.refusal is None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the site has ended its part in the run."""
+        return self.left_at is not None
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the site has neither left the run nor refuses it."""
+        return self.refusal is None and not self.has_left
 
     @property
     def can_answer(self) -> bool:
         """Whether a round waits for this site before its deadline."""
-        return self.refusal is None and not self.silent
+        return self.takes_part and not self.silent
 
 
 class AcceptedUpdate(FrozenModel):
@@ -48,6 +61,14 @@ class AcceptedUpdate(FrozenModel):
 
     site: Name
     update_digest: Digest
+
+
+class RefusedUpdate(FrozenModel):
+    """An update that breaks a rule of the plan; its site sits the open round out."""
+
+    site: Name
+    update_digest: Digest
+    reason: str
 
 
 class Moments(FrozenModel):
@@ -65,13 +86,27 @@ class OpenRound(FrozenModel):
     opened_at: float
     updates: tuple[AcceptedUpdate, ...] = ()
     """In the order of the cohort, whatever the order of arrival: floating-point sums depend on it."""
+    refused: tuple[RefusedUpdate, ...] = ()
+    """In the order of arrival; at most one a site."""
     deadline_passed: bool = False
     aggregating: bool = False
+    asked_again_at: float | None = None
+    """When damaged updates were last asked for again, in Unix seconds: the deadline counts from there."""
 
     @property
     def answered(self) -> frozenset[str]:
         """Sites whose update counts."""
         return frozenset(update.site for update in self.updates)
+
+    @property
+    def turned_away(self) -> dict[str, str]:
+        """Sites whose update was refused, with the reason."""
+        return {update.site: update.reason for update in self.refused}
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Sites from which the round takes no update any more."""
+        return self.answered | self.turned_away.keys()
 
 
 class RunState(FrozenModel):
@@ -94,6 +129,8 @@ class RunState(FrozenModel):
     open_round: OpenRound | None = None
     failure: str = ""
     """Why the run failed or was cancelled."""
+    damage: str = ""
+    """What is damaged on the server's disk that the run cannot go on without; no round opens meanwhile."""
 
     def site(self, name: str) -> SiteState:
         """The state of a site of the cohort.
@@ -127,7 +164,8 @@ class RunState(FrozenModel):
         current = self.open_round
         if current is None or current.deadline_passed or current.aggregating:
             return None
-        return current.opened_at + self.plan.cohort.round_deadline_seconds
+        since = current.opened_at if current.asked_again_at is None else current.asked_again_at
+        return since + self.plan.cohort.round_deadline_seconds
 
     @property
     def ready(self) -> tuple[str, ...]:
@@ -140,6 +178,12 @@ class RunState(FrozenModel):
         current = self.open_round
         answered = current.answered if current else frozenset()
         return tuple(site.site for site in self.sites if site.site not in answered)
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """Sites whose update the open round has or may still get, or the next one would, in cohort order."""
+        answered = self.open_round.answered if self.open_round else frozenset()
+        return tuple(site.site for site in self.sites if site.takes_part or site.site in answered)
 
 
 def summary(state: RunState) -> str:
@@ -159,6 +203,8 @@ def summary(state: RunState) -> str:
             parts = [told, f"{state.rounds_closed} of {state.plan.rounds} rounds"]
     if state.paused and not state.over:
         parts.insert(0, "paused by an operator")
+    if state.damage and not state.over:
+        parts.insert(0, f"held up by damage on the server's disk ({state.damage})")
     return "; ".join([*parts, *_standing_aside(state)])
 
 
@@ -203,10 +249,27 @@ def _participation(state: RunState) -> str:
 
 
 def _standing_aside(state: RunState) -> list[str]:
-    refusing = [f"{site.site} refuses the run ({site.refusal})" for site in state.sites if site.refusal]
+    aside = [f"{site.site} refuses the run ({site.refusal})" for site in state.sites if site.refusal]
+    aside += [
+        f"{site.site} has left the run{_because(site.left_reason)}" for site in state.sites if site.has_left
+    ]
     if state.over:
-        return refusing
-    return refusing + [f"{site.site} is silent" for site in state.sites if site.silent]
+        return aside
+    turned_away = state.open_round.turned_away if state.open_round else {}
+    aside += [f"the update of {name} was refused ({reason})" for name, reason in turned_away.items()]
+    aside += [f"{site.site} is silent" for site in state.sites if site.silent]
+    quorum = state.plan.cohort.quorum
+    adding_up = state.open_round is not None and state.open_round.aggregating
+    if len(state.able) < quorum and not adding_up:
+        aside.append(
+            f"the quorum of {quorum} cannot be reached with {len(state.able)} of {len(state.sites)} sites; "
+            "somebody must come back, or an operator cancel the run"
+        )
+    return aside
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
 
 
 def _rounds(count: int) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from adpfl.errors import BudgetError, PrivacyError, StateError
 from adpfl.privacy import accounting, ledger_cap, ledger_requests, ledger_rounds
 from adpfl.privacy.events import Charge, UnboundedEvent
@@ -32,6 +34,7 @@ from adpfl.privacy.ledger_records import (
 from adpfl.privacy.run_guarantee import spent_guarantee
 
 __all__ = [
+    "SCHEMA",
     "AcceptUnbounded",
     "Approval",
     "Exclusion",
@@ -44,6 +47,8 @@ __all__ = [
     "Spent",
 ]
 
+SCHEMA: Final = 1
+"""Of the entries: a program refuses a ledger that a newer one began."""
 CLOCK_TOLERANCE_MILLIS: Final = 5 * 60 * 1000
 
 NewEntry = tuple[str, dict[str, Any]]
@@ -288,9 +293,16 @@ class LedgerBook:
         """Take one entry into account.
 
         Raises:
-            StateError: its kind is not known to this version.
+            StateError: a newer version of the program wrote it.
         """
-        body = entry.document()
+        try:
+            self._apply(entry, entry.document())
+        except (ValidationError, KeyError, TypeError) as error:
+            raise StateError(
+                f"ledger entry {entry.sequence} ({entry.kind}) is of another form than this version knows"
+            ) from error
+
+    def _apply(self, entry: Entry, body: dict[str, Any]) -> None:
         match entry.kind:
             case "reserved":
                 self._apply_reserved(body, entry.at_millis)
@@ -308,7 +320,8 @@ class LedgerBook:
     def _apply_declaration(self, entry: Entry, body: dict[str, Any]) -> None:
         match entry.kind:
             case "opened":
-                pass
+                if body["schema"] != SCHEMA:
+                    raise StateError(f"ledger schema is {body['schema']}; this program knows {SCHEMA}")
             case "clock_acknowledged":
                 self.latest_at_millis = None
             case "run":

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 CIPHER_SUITES_VARIABLE: Final = "GRPC_SSL_CIPHER_SUITES"
+VERBOSITY_VARIABLE: Final = "GRPC_VERBOSITY"
+VERBOSITY: Final = "ERROR"
+"""gRPC's core writes to stderr by itself, by default a line for each failed handshake: a stranger could fill
+the log."""
 RSA_ONLY_CIPHER_SUITES: Final = "ECDHE-RSA-AES128-GCM-SHA256"
 """A TLS 1.2 suite that our P-256 certificates can never serve."""
 
@@ -53,6 +57,9 @@ _MESSAGE_LIMITS: ChannelOptions = (
 _KEEPALIVE: ChannelOptions = (
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    # Where the operating system sees its packets acknowledged, as a proxy that has lost the other side does,
+    # this one alone ends the wait for a ping's answer; gRPC's own is a minute.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -95,6 +102,8 @@ ENROLLMENT_CHANNEL_OPTIONS: Final[ChannelOptions] = (
 def require_tls13() -> None:
     """Set the process's TLS policy; call it before anything imports grpc. May be called again.
 
+    It quiets gRPC's core as well (`VERBOSITY`), unless the environment asks for its messages.
+
     Raises:
         StateError: grpc is loaded already, and was so without the policy.
     """
@@ -106,6 +115,7 @@ def require_tls13() -> None:
             "this process would accept TLS 1.2"
         )
     os.environ[CIPHER_SUITES_VARIABLE] = RSA_ONLY_CIPHER_SUITES
+    os.environ.setdefault(VERBOSITY_VARIABLE, VERBOSITY)
 
 
 def server_credentials(

@@ -46,6 +46,7 @@ class SiteActivity(IntEnum):
     TRAINING = 3
     PUSHING = 4
     REFUSED = 5
+    LEFT = 6
 
 
 def check_chain(field_name: str, chain: bytes, *, absent: bool) -> None:
@@ -143,6 +144,7 @@ class JoinRequest:
     @classmethod
     def from_wire(cls, message: pb.JoinRequest) -> "JoinRequest":
         """Validate a received message."""
+        limits.check_size("JoinRequest.training_patients", message.training_patients, limits.TASKS_PER_JOIN)
         return cls(
             site=message.site,
             instance_id=message.instance_id,
@@ -318,6 +320,7 @@ class ReportMetricsRequest:
     @classmethod
     def from_wire(cls, message: pb.ReportMetricsRequest) -> "ReportMetricsRequest":
         """Validate a received message."""
+        limits.check_size("ReportMetricsRequest.metrics", message.metrics, limits.METRICS_PER_REPORT)
         metrics = {metric.name: metric.value for metric in message.metrics}
         if len(metrics) != len(message.metrics):
             raise ProtocolError("ReportMetricsRequest.metrics names a metric twice; each may stand once")

@@ -4,12 +4,13 @@ import errno
 import hashlib
 from contextlib import contextmanager
 
+import grpc
 import pytest
 import structlog
 
 from adpfl.errors import BudgetError, StorageError
 from adpfl.privacy.ledger_rounds import REASKED_ROUNDS
-from adpfl.wire import messages
+from adpfl.wire import messages, receipts
 from adpfl_client import agent as agent_module
 from adpfl_client import local_run, round_work, site_record, spool
 from adpfl_client.ledger_store import LedgerStore
@@ -311,3 +312,40 @@ def test_a_warm_start_begins_with_the_weights_that_the_plan_names(
         assert "round 1 of run derm starts from model" in outcome.summary
         assert "the plan's warm_start.model_digest is 000000000000" in outcome.summary
         assert not reservations(config), "nothing was spent on other weights"
+
+
+def test_a_refused_update_is_not_sent_for_ever_and_the_next_round_is_answered(
+    open_agent, make_config, make_plan, serve, monkeypatch, make_object
+):
+    """As a server does that found the update's norm absurd: INVALID_ARGUMENT, then the next round."""
+    service, config = serve(make_plan(rounds=2)), make_config()
+    enter, add_up = type(service)._enter, type(service)._aggregate
+    commits = 0
+
+    def refuse_first(self, method, context):
+        nonlocal commits
+        enter(self, method, context)
+        if method != "CommitUpdate":
+            return
+        commits += 1
+        if commits == 1:
+            self.round += 1
+            self.base = type(self.base).of({name: array + 1 for name, array in self.base.arrays().items()})
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "its norm is 1e9")
+        self.outcome = receipts.CommitOutcome.LATE if commits == 2 else receipts.CommitOutcome.ACCEPTED
+
+    def aggregate_what_counts(self, commit):
+        if self.outcome is receipts.CommitOutcome.ACCEPTED:
+            add_up(self, commit)
+
+    monkeypatch.setattr(type(service), "_enter", refuse_first)
+    monkeypatch.setattr(type(service), "_aggregate", aggregate_what_counts)
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "finished"
+    assert [(one.round_number, one.status) for one in reservations(config)] == [
+        (1, "committed"),  # late: charged, and the server has signed that it does not count
+        (2, "committed"),
+    ]
+    kinds = [event.kind for event in record_of(config).timeline]
+    assert "refused_by_server" in kinds

@@ -1,5 +1,6 @@
 """The ledger on a real disk: durability, tampering, several processes, bad surroundings."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from adpfl.errors import (
     StateError,
     StorageError,
 )
-from adpfl.privacy.ledger import LedgerPolicy, SpendRequest
+from adpfl.privacy.ledger import SCHEMA, LedgerBook, LedgerPolicy, SpendRequest
 from adpfl.privacy.plan import FixedThreshold, PaperPrivacy, Sampling
 from adpfl_client.ledger_store import LedgerStore
 
@@ -46,6 +48,7 @@ REQUEST = SpendRequest(
     steps=5,
 )
 DIGEST = "d" * 64
+LEDGERS = Path(__file__).parent / "ledgers"
 
 
 @pytest.fixture
@@ -70,6 +73,55 @@ def edit(state_dir: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
     connection.close()
+
+
+def ledger_of_version(version: int, folder: Path) -> dict[str, Any]:
+    """Write the files of a ledger that this version of the schema made."""
+    document: dict[str, Any] = json.loads((LEDGERS / f"version-{version}.json").read_text(encoding="utf-8"))
+    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+        connection.execute(document["table"])
+        rows = [(*entry[:4], bytes.fromhex(entry[4])) for entry in document["entries"]]
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+    connection.close()
+    (folder / "ledger.key").write_bytes(bytes.fromhex(document["key"]))
+    (folder / "ledger.key").chmod(0o600)
+    (folder / "ledger.head").write_text(document["head"] + "\n", encoding="ascii")
+    return document
+
+
+def test_a_ledger_of_every_released_version_opens_with_all_that_it_holds(tmp_path: Path) -> None:
+    assert {path.name for path in LEDGERS.iterdir()} == {f"version-{n + 1}.json" for n in range(SCHEMA)}
+    document = ledger_of_version(1, tmp_path)
+    with LedgerStore.open(tmp_path, NOW + 20) as store:
+        assert store.head().hex() == document["head"]
+        assert [one.status for one in store.reservations("first")] == ["committed", "abandoned", "sealed"]
+        assert store.spent("clinic", delta=1e-5).epsilon == pytest.approx(24.656, abs=1e-3)
+        assert store.excluded_among(["ann lee", "carl"]) == {"carl"}
+        assert [approval.run for approval in store.approvals()] == ["second"]
+        made = store.reserve(replace(REQUEST, round_number=3, first_step=10), POLICY, now=NOW + 21)
+        assert store.verify().entries == len(document["entries"]) + 1
+        assert made.status == "reserved"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        ("opened", {"schema": 2}, "ledger schema is 2; this program knows 1"),
+        ("loan", {"run": "first"}, "is of kind loan; this version does not know it"),
+        ("approved", {"plan_digest": "0" * 64, "until": 9}, "approved. is of another form"),
+        ("run", {"run": "first"}, "run. is of another form"),
+    ],
+)
+def test_what_a_newer_program_wrote_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, body: dict[str, Any], message: str
+) -> None:
+    with LedgerStore.open(tmp_path, NOW) as store, monkeypatch.context() as newer:
+        newer.setattr(LedgerBook, "plan_approval", lambda *_, **__: [(kind, body)])
+        with pytest.raises(StateError, match=message):
+            store.approve("any", "0" * 64, by="a", now=NOW)
+    with pytest.raises(StateError, match=message) as refusal:
+        LedgerStore.open(tmp_path, NOW)
+    assert "\n" not in str(refusal.value)
 
 
 def test_what_was_spent_is_there_after_reopening(spent_state: Path) -> None:

@@ -91,3 +91,17 @@ def test_a_png_is_written(tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), _draw(masks, masks))
+
+
+def test_no_name_of_the_legend_is_cut() -> None:
+    names = ("whole_tumor", "tumor_core", "enhancing_tumor", "non-enhancing_core")
+    narrow = np.full((300, 60), 0.5, dtype=np.float32)
+    masks = np.zeros((4, 300, 60), dtype=np.uint8)
+    picture = draw_panels({"T1": narrow}, masks, masks, structures=names, pixel_mm=(1.0, 1.0))
+    one_line = draw_panels({"T1": narrow}, masks[:1], masks[:1], structures=names[:1], pixel_mm=(1.0, 1.0))
+    assert picture.shape[1] == one_line.shape[1]
+    assert picture.shape[0] > one_line.shape[0], (
+        "names that do not fit beside each other get lines of their own"
+    )
+    assert (picture[300 + 20 :, -1] == 0).all(), "no letter reaches the edge"
+    assert all(_count(picture, color) for color in STRUCTURE_COLORS)

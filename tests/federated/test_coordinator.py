@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.errors import StateError
-from adpfl.federated.coordinator import actions_on_resume, judge, new_run, obsolete, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, judge, new_run, step
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationDone,
@@ -21,10 +21,12 @@ from adpfl.federated.run_events import (
     TimePassed,
     UpdateArrived,
     UpdateNoted,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState, summary
+from adpfl.federated.site_tasks import obsolete, task_for
 
 SITES = ("a", "b", "c")
 START = 1000.0
@@ -353,6 +355,7 @@ def test_the_last_round_finishes_the_run():
     assert (task.kind, task.base_digest) == ("finished", digest(9))
     assert obsolete(machine.state, "b", 1)
     assert machine.update("a", 7, round_number=1).verdict is Verdict.LATE
+    assert machine.update("a", 7, round_number=2, base=digest(9)).verdict is Verdict.FOREIGN
 
 
 def test_a_sum_that_cannot_be_made_fails_the_run():
@@ -489,3 +492,64 @@ def test_every_order_of_arrival_with_restarts_gives_the_same_sums(order, restart
     assert [(part.site, part.update_digest) for part in first.contributions] == [
         (site, digest(number)) for number, site in enumerate(SITES, start=1)
     ]
+
+
+def refuse(machine, site, number=9):
+    current = machine.state.open_round
+    reason = "its norm is 1e+09; aggregation.max_update_norm is 10"
+    return machine.feed(
+        UpdateRefused(site, current.round, current.base_digest, digest(number), reason), later=0.0
+    )
+
+
+def test_a_site_whose_update_was_refused_sits_its_round_out():
+    machine = running()
+    machine.update("a", 1)
+    refuse(machine, "c")
+    task = task_for(machine.state, "c")
+    assert task.kind == "wait"
+    assert "its norm is 1e+09; aggregation.max_update_norm is 10" in task.detail
+    assert obsolete(machine.state, "c", 1)
+    assert "the update of c was refused (its norm is 1e+09" in summary(machine.state)
+    assert machine.update("c", 3).verdict is Verdict.REFUSED  # another one, and the same
+    assert machine.update("c", 9).verdict is Verdict.REFUSED
+    assert machine.sums() == []
+    machine.update("b", 2)  # nobody else is waited for
+    assert [part.site for part in machine.sums()[0].contributions] == ["a", "b"]
+    (record,) = [action.record for action in machine.close(11).actions if isinstance(action, RoundClosed)]
+    assert (record.sites, record.missing, record.refused) == (("a", "b"), ("c",), ("c",))
+    assert task_for(machine.state, "c").kind == "train"  # the next round takes another
+    assert machine.update("c", 4).verdict is Verdict.ACCEPTED
+    assert machine.kinds().count("update_refused") == 3
+
+
+def test_a_refusal_counts_once_and_never_against_an_update_that_counts():
+    machine = running()
+    machine.update("a", 1)
+    before = machine.state
+    assert refuse(machine, "a").state == before
+    refuse(machine, "b")
+    before = machine.state
+    assert refuse(machine, "b", 8).state == before
+    assert RunState.model_validate_json(before.model_dump_json()) == before
+
+
+def test_a_round_that_refusals_leave_without_a_quorum_ends_the_run():
+    machine = running(quorum=2)
+    machine.update("a", 1)
+    refuse(machine, "b")
+    assert machine.state.status == "running"
+    refuse(machine, "c")
+    assert machine.state.status == "failed"
+    assert (
+        "round 1 cannot reach its quorum of 2: the updates of b and c were refused" in machine.state.failure
+    )
+    assert "max_update_norm is 10" in machine.state.failure
+    assert machine.kinds()[-1] == "run_failed"
+
+
+def test_a_state_from_before_refusals_is_read():
+    machine = running()
+    document = machine.state.model_dump(mode="json")
+    del document["open_round"]["refused"]
+    assert RunState.model_validate(document) == machine.state

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adpfl.federated.coordinator import actions_on_resume, new_run, obsolete, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, new_run, step
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationDone,
@@ -24,15 +24,21 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteLeft,
     SiteReady,
     SiteRefused,
+    StorageDamaged,
+    StorageMended,
     TasksChanged,
     TimePassed,
     UpdateArrived,
+    UpdateDamaged,
+    UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import Moments, RunState, summary
+from adpfl.federated.site_tasks import obsolete, task_for
 
 SITES = ("a", "b", "c", "d")
 ROUNDS = 3
@@ -80,6 +86,7 @@ class World:
         self.past = []  # messages that were sent, for the network to repeat
         self.answers = []  # of the adding up, likewise
         self.accepted = Counter()
+        self.refused = set()
         self.records = []
         self.instances = dict.fromkeys(SITES, 0)
 
@@ -91,6 +98,7 @@ class World:
         after = self.state = moved.state
         if isinstance(event, UpdateArrived) and moved.verdict is Verdict.ACCEPTED:
             self.accepted[event.round, event.site, event.update_digest] += 1
+            assert (event.round, event.site) not in self.refused
         for action in moved.actions:
             if isinstance(action, Aggregate):
                 self.check_sum(action)
@@ -120,6 +128,7 @@ class World:
         if opened:
             assert len(after.ready) >= after.plan.cohort.quorum
             assert not after.paused
+            assert not after.damage
 
     def check_words(self):
         """A run that is not over says what it waits for; one that ended with fewer sites names them."""
@@ -131,6 +140,8 @@ class World:
             return
         if state.paused:
             assert "paused by an operator" in said
+        if state.damage:
+            assert f"held up by damage on the server's disk ({state.damage})" in said
         current = state.open_round
         if current is None:
             assert f"{state.plan.cohort.quorum} needed" in said
@@ -141,6 +152,10 @@ class World:
             assert all(site in said for site in state.absent)
         assert all(f"{site.site} refuses the run" in said for site in state.sites if site.refusal)
         assert all(f"{site.site} is silent" in said for site in state.sites if site.silent)
+        assert all(f"{site.site} has left the run" in said for site in state.sites if site.has_left)
+        out_of_reach = len(state.able) < state.plan.cohort.quorum
+        if current is None or not current.aggregating:
+            assert ("cannot be reached" in said) == out_of_reach
 
     def check_sum(self, action):
         sites = [part.site for part in action.contributions]
@@ -172,6 +187,34 @@ class World:
     def refuse(self, site):
         self.feed(SiteRefused(site, "budget"))
 
+    def leave(self, site):
+        self.feed(SiteLeft(site, "a new scanner"))
+        assert self.state.over or task_for(self.state, site).kind == "wait"
+        assert self.state.over or site not in self.state.ready
+
+    def damage(self, site):
+        """The disk changes a byte of the update that a site has in the open round; it must send it again."""
+        current = self.state.open_round
+        if current is None or site not in current.answered:
+            return
+        (lost,) = (one for one in current.updates if one.site == site)
+        self.pending.clear()  # the sum meets the damage, and is not made
+        del self.accepted[current.round, site, lost.update_digest]
+        moved = self.feed(UpdateDamaged(current.round, (site,), "chunk 0 is damaged"))
+        assert [entry.site for entry in moved.timeline if entry.kind == "update_damaged"] == [site]
+        standing = self.state.site(site)
+        if standing.joined and standing.takes_part and not self.pending:
+            assert task_for(self.state, site).kind == "train"
+        again = UpdateArrived(site, current.round, current.base_digest, lost.update_digest)
+        self.under_way[site] = again
+
+    def break_model(self, _):
+        self.feed(StorageDamaged(f"the model of round {self.state.rounds_closed}"))
+
+    def mend_model(self, _):
+        self.feed(StorageMended())
+        assert not self.state.damage
+
     def fall_silent(self, site):
         self.feed(SiteFellSilent(site))
 
@@ -193,6 +236,16 @@ class World:
         """An update that was under way comes in, whatever has happened since."""
         if site in self.under_way:
             self.deliver(self.under_way.pop(site))
+
+    def send_absurd(self, site):
+        """An update breaks a rule of the plan; nothing that the site sends in that round counts."""
+        task = task_for(self.state, site)
+        if task.kind == "train":
+            absurd = digest("absurd", site, task.round)
+            self.feed(UpdateRefused(site, task.round, task.base_digest, absurd, "its norm is 9"))
+            self.refused.add((task.round, site))
+            if self.state.over:
+                self.pending.clear()
 
     def enter_all(self, _):
         for site in SITES:
@@ -289,6 +342,8 @@ class World:
     def be_fair(self, alive):
         """From now on these sites work, the others are gone, and the operator wants an end."""
         self.resume(None)
+        if not self.state.over:
+            self.mend_model(None)
         for site in SITES:
             if site in alive:
                 self.restart_agent(site)
@@ -307,17 +362,18 @@ class World:
 USUAL = (World.enter_all, World.train, World.train_all_but, World.train_all_but, World.arrive, World.add_up)
 ODD = (
     *(World.join, World.ask, World.restart_agent, World.refuse, World.fall_silent, World.call),
+    *(World.leave, World.ask, World.damage, World.break_model, World.mend_model, World.mend_model),
     *(World.compute, World.compute, World.repeat, World.train_on_another_history, World.repeat_answer),
     *(World.tick, World.tick, World.pause, World.resume, World.resume, World.resume),
 )
-ENDS = (World.cancel, World.fail)
+ENDS = (World.cancel, World.fail, World.send_absurd, World.send_absurd)
 
 
 def orders(ends=()):
     """Scripts of (what, which site), as often usual as odd, so that later rounds are reached."""
     moves = st.tuples(st.one_of(st.sampled_from(USUAL), st.sampled_from(ODD)), st.sampled_from(SITES))
     end = (
-        st.lists(st.tuples(st.sampled_from(ends), st.sampled_from(SITES)), max_size=1)
+        st.lists(st.tuples(st.sampled_from(ends), st.sampled_from(SITES)), max_size=2)
         if ends
         else st.just([])
     )

@@ -75,6 +75,7 @@ def test_a_plan_older_than_every_later_key_keeps_its_canonical_json() -> None:
     [
         ("local", "augmentations_per_record", 4),
         ("aggregation", "averaging", {"method": "ema", "decay": 0.5}),
+        ("aggregation", "max_update_norm", 12.5),
         ("network", "trainable", ["head", "*.adn.N.*"]),
     ],
 )

@@ -216,7 +216,7 @@ class RunningDaemon:
     async def _serve(self) -> None:
         identity = load_server_identity(self.config.state_dir, now=datetime.now(UTC))
         store = Store(self.config.state_dir)
-        store.sweep()
+        store.prepare(self.config.keep_models)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.daemon = Daemon(self.config, self._path, identity, store)

@@ -93,11 +93,11 @@ def test_past_averages_are_forgotten(consortium, rounds):
     averages = [entry["averaged_digest"] for entry in consortium.record()["rounds"][:rounds]]
     store = Store(consortium.state_dir)
     try:
+        store.prepare(2)
         kept = [digest is not None and store.manifest(digest) is not None for digest in averages]
         assert kept == [False, True, True]
         assert all(store.missing(store.manifest(digest)) == () for digest in averages[1:])
         assert store.is_model("demo", averages[1])
-        store.sweep()
         assert store.missing(store.manifest(averages[2])) == ()
     finally:
         store.close()

@@ -192,7 +192,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_clear_error(consortium, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("adpfl_server.blobs.os.fsync", full)
-    with pytest.raises(StateError, match="blobs: cannot be used: No space left"):
+    with pytest.raises(StateError, match="No space left"):
         consortium.start()
 
 

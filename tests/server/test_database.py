@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from adpfl.errors import StateError
-from adpfl_server.database import _VERSION_1, SCHEMA_VERSION, open_database, transaction
+from adpfl_server.database import SCHEMA_VERSION, open_database, open_read_only, require_sound, transaction
 
 
 def test_it_is_durable_private_and_checks_foreign_keys(tmp_path):
@@ -44,7 +44,7 @@ def test_another_version_is_refused_and_left_alone(tmp_path):
 def test_what_is_no_database_is_refused(tmp_path):
     path = tmp_path / "server.sqlite"
     path.write_bytes(b"this is a text, not a database" * 100)
-    with pytest.raises(StateError, match="cannot be opened"):
+    with pytest.raises(StateError, match=r"no database .* restore its state folder from the backup"):
         open_database(path)
 
 
@@ -59,18 +59,66 @@ def test_a_transaction_is_all_or_nothing(tmp_path):
     connection.close()
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path):
+@pytest.mark.parametrize("trace", ["blobs/ab/abcd", "runs/demo/run.json"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_database_that_was_lost_is_not_begun_anew(tmp_path, trace, empty):
     path = tmp_path / "server.sqlite"
-    older = sqlite3.connect(path, isolation_level=None)
-    for statement in _VERSION_1:
-        older.execute(statement)
-    older.execute("PRAGMA user_version=1")
-    older.execute("INSERT INTO declarations VALUES ('a', 'skin_lesion', 10, 0.0)")
-    older.close()
+    (tmp_path / trace).parent.mkdir(parents=True)
+    (tmp_path / trace).write_bytes(b"of an earlier server")
+    if empty:
+        path.touch()
+    with pytest.raises(
+        StateError, match=f"is {'empty' if empty else 'missing'}, but {trace} is of an earlier"
+    ):
+        open_database(path)
+
+
+def filled(path):
     connection = open_database(path)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
-    assert connection.execute("SELECT count(*) FROM timeline_counts").fetchone()[0] == 0
-    assert connection.execute("SELECT training_patients FROM declarations").fetchone()[0] == 10
+    with transaction(connection):
+        rows = [("a", f"{number:06}" + "x" * 500) for number in range(400)]
+        connection.executemany("INSERT INTO declarations VALUES (?, ?, 1, 0.0)", rows)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def damage_a_page(path):
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(data)
+
+
+def cut(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [damage_a_page, cut])
+def test_a_damaged_database_is_one_line_that_says_what_to_do(tmp_path, damage):
+    path = tmp_path / "server.sqlite"
+    filled(path)
+    damage(path)
+
+    def start():
+        connection = open_database(path)
+        try:
+            require_sound(connection, path)
+        finally:
+            connection.close()
+
+    with pytest.raises(StateError, match=r"server.sqlite: is damaged.*restore its state folder") as refusal:
+        start()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_sound_database_passes(tmp_path):
+    path = tmp_path / "server.sqlite"
+    filled(path)
+    connection = open_read_only(path)
+    require_sound(connection, path)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM declarations")
     connection.close()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from adpfl.errors import ConfigError, StateError
 from adpfl_server.export import Choice, Kind, chosen, export_model
+from adpfl_server.store import Store
 from adpfl_server.weights import read_header
 
 SITES = ("hospital1", "hospital2", "hospital3")
@@ -21,6 +22,10 @@ def after_three_rounds(consortium):
         for seed, caller in enumerate(callers):
             caller.send(number, task.base_digest, consortium.update(10 * number + seed))
     assert callers[0].next_task(10).round == 4
+    consortium.running[-1].stop()
+    store = Store(consortium.state_dir)
+    store.prepare(2)
+    store.close()
     return consortium.running[-1].config
 
 

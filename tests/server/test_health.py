@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adpfl_server import health
 from adpfl_server.daemon import SERVICE_NAME
+from adpfl_server.storage import probe
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -82,7 +83,8 @@ def test_a_watcher_hears_of_the_stop(consortium, stub):
 
 
 def test_the_probe_leaves_nothing_behind(tmp_path):
-    health.probe(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "blobs").mkdir()
+    probe(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["blobs"]
     with pytest.raises(OSError, match="No such file"):
-        health.probe(tmp_path / "absent")
+        probe(tmp_path / "absent")

@@ -14,7 +14,8 @@ from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl.wire.transfers import CommitUpdateRequest, OfferRequest
 from adpfl_server.intake import Intake, RunBook
 from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.store import EVENTS_PER_ROUND, Store
+from adpfl_server.store import Store
+from adpfl_server.timeline_rows import EVENTS_PER_ROUND
 
 SITES = ("hospital1", "hospital2", "hospital3")
 

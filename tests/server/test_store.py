@@ -23,7 +23,8 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
 from adpfl_server.database import transaction
 from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.store import EVENTS_PER_ROUND, TASKS_PER_SITE, CommitRow, Store, insert_commit
+from adpfl_server.store import TASKS_PER_SITE, CommitRow, Store, insert_commit
+from adpfl_server.timeline_rows import EVENTS_PER_ROUND
 
 CHUNK = 65_536
 
@@ -91,7 +92,7 @@ def play_round(store, state, update, result, number):
     state = advance(store, state, SiteJoined("hospital3", f"{number:032x}", 10))
     state = step(state, TimePassed(), 1e9).state
     state = advance(store, state, AggregationDone(number, result.digest), RoundModels(result))
-    store.drop_past("demo", number)
+    assert store.collect(keep_models=2)
     return state
 
 

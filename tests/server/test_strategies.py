@@ -8,6 +8,7 @@ import pytest
 
 from adpfl.wire.chunks import FLOAT32
 from adpfl.wire.messages import TaskKind
+from adpfl_server.collection import chunks_in_use
 from adpfl_server.intake import RunBook
 from adpfl_server.store import Store
 
@@ -63,20 +64,20 @@ def test_a_server_killed_around_a_rounds_result_goes_on_to_the_same_models(
     consortium, tmp_path, aggregation, monkeypatch
 ):
     before, between = (Image(consortium, tmp_path / name) for name in ("before", "between"))
-    close_round, drop_past = RunBook.close_round, Store.drop_past
+    close_round, collect = RunBook.close_round, Store.collect
 
     def close(book, run, number, result):
         if number == 2:
             before.take()  # the sum is made, and nothing of it is recorded
         return close_round(book, run, number, result)
 
-    def drop(store, run, closed):
-        if closed == 2:
-            between.take()  # recorded, and what is past is not forgotten yet
-        drop_past(store, run, closed)
+    def let_go(store, keep_models):
+        if store.plan_digests() and store.state("demo").rounds_closed == 2:
+            between.take()  # recorded, and what is past is not let go yet
+        return collect(store, keep_models)
 
     monkeypatch.setattr(RunBook, "close_round", close)
-    monkeypatch.setattr(Store, "drop_past", drop)
+    monkeypatch.setattr(Store, "collect", let_go)
     callers = enter_all(consortium, aggregation)
     expected = play(consortium, callers)
     for image in (before, between):
@@ -89,22 +90,36 @@ def test_a_server_killed_around_a_rounds_result_goes_on_to_the_same_models(
             revived.close()
 
 
-def test_the_moments_of_past_rounds_are_forgotten_and_no_site_can_fetch_the_newest(consortium):
+def test_the_moments_of_past_rounds_are_let_go_and_no_site_can_fetch_the_newest(consortium):
     callers = enter_all(consortium, ADAM)
-    play(consortium, callers)
+    play(consortium, callers, ROUNDS - 1)
     consortium.running[-1].stop()
     store = Store(consortium.state_dir)
     try:
+        store.prepare(2)
         moments = store.state("demo").moments
         rows = store.connection.execute("SELECT * FROM server_moments").fetchall()
-        assert [tuple(row) for row in rows] == [("demo", ROUNDS, moments.first_digest, moments.second_digest)]
-        store.sweep()
+        expected = ("demo", ROUNDS - 1, moments.first_digest, moments.second_digest)
+        assert [tuple(row) for row in rows] == [expected]
         for digest in (moments.first_digest, moments.second_digest):
             assert store.missing(store.manifest(digest)) == ()
             assert not store.is_model("demo", digest)
         # Two models and two moments are all that is left, of one chunk each.
-        assert len(store._chunks_in_use()) == 4
-        assert [one.tau for one in store.record("demo").rounds] == [1e-3] * ROUNDS
+        assert len(chunks_in_use(store.connection)) == 4
+        assert [one.tau for one in store.record("demo").rounds[: ROUNDS - 1]] == [1e-3] * (ROUNDS - 1)
+    finally:
+        store.close()
+
+
+def test_a_run_that_is_over_keeps_no_moments(consortium):
+    play(consortium, enter_all(consortium, ADAM))
+    consortium.running[-1].stop()
+    store = Store(consortium.state_dir)
+    try:
+        store.prepare(2)
+        assert store.connection.execute("SELECT count(*) FROM server_moments").fetchone()[0] == 0
+        assert len(chunks_in_use(store.connection)) == 2
+        assert len(list((consortium.state_dir / "blobs").glob("??/*"))) == 2
     finally:
         store.close()
 

@@ -14,6 +14,7 @@ from adpfl.experiment.report.palette import site_role
 from adpfl.experiment.report.record import JoinedRun
 from adpfl.experiment.report.rendering import css_color, rendered, write_text
 from adpfl.experiment.report.results import clip_norm_range, mean_over_sites, metric_of, site_results
+from adpfl.experiment.report.training_words import beyond_sentence
 
 
 def render(run: JoinedRun, *, joined_by_owner: bool = False) -> str:
@@ -51,7 +52,7 @@ def _context(run: JoinedRun, *, joined_by_owner: bool) -> dict[str, Any]:
         "public_rows": view.public_rows(server),
         "server": server,
         "plan": plan,
-        "sentence": words.run_sentence(server),
+        "sentence": f"{words.run_sentence(server)} {beyond_sentence(server.plan)}".rstrip(),
         "ending": words.ending(server),
         "glance": view.glance(record, results),
         "results": results,

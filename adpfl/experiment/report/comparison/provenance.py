@@ -12,6 +12,7 @@ from adpfl.experiment.report.comparison.targets import all_but_training, overhea
 from adpfl.experiment.report.data_words import unit_words
 from adpfl.experiment.report.mechanism_words import threshold_sentence
 from adpfl.experiment.report.privacy_words import Fact
+from adpfl.experiment.report.training_words import beyond_plain_training
 from adpfl.experiment.report.words import ARMS, NETWORKS, TASKS, capital, count, count_of, duration, joined
 from adpfl.federated.run_plan import RunPlan
 
@@ -65,7 +66,16 @@ def facts(contents: Contents) -> tuple[Fact, ...]:
         Fact("Sampling and noise", "drawn from a secret key, anew in every run"),
         Fact("Local training", _local_words(plan.cells[0].plan)),
     ]
-    return tuple(rows)
+    return (*rows, *_recipes(contents))
+
+
+def _recipes(contents: Contents) -> tuple[Fact, ...]:
+    """How the settings of group `utility` differ from the arms."""
+    plans = [(setting.label, setting.planned[0].plan) for setting in contents.utility]
+    return tuple(
+        Fact(label, "; ".join((f"learning rate {plan.local.learning_rate:g}", *beyond_plain_training(plan))))
+        for label, plan in plans
+    )
 
 
 def groups_table(contents: Contents) -> Table:

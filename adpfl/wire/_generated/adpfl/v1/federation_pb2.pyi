@@ -46,6 +46,7 @@ class SiteActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SITE_ACTIVITY_TRAINING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_PUSHING: _ClassVar[SiteActivity]
     SITE_ACTIVITY_REFUSED: _ClassVar[SiteActivity]
+    SITE_ACTIVITY_LEFT: _ClassVar[SiteActivity]
 RUN_CONTROL_UNSPECIFIED: RunControl
 RUN_CONTROL_PAUSE: RunControl
 RUN_CONTROL_RESUME: RunControl
@@ -71,6 +72,7 @@ SITE_ACTIVITY_FETCHING: SiteActivity
 SITE_ACTIVITY_TRAINING: SiteActivity
 SITE_ACTIVITY_PUSHING: SiteActivity
 SITE_ACTIVITY_REFUSED: SiteActivity
+SITE_ACTIVITY_LEFT: SiteActivity
 
 class EnrollRequest(_message.Message):
     __slots__ = ("name", "token", "certificate_signing_request", "role")

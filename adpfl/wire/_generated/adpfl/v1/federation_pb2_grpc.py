@@ -501,8 +501,11 @@ class FederationServicer:
 
     def CommitUpdate(self, request, context):
         """Make an update count. Idempotent by (run, round, site): the same update again returns the same receipt; another one
-        under the same key is refused with ALREADY_EXISTS and recorded. A late update is answered with a receipt that says
-        it was not aggregated. Of repeated, late and refused updates the run's record keeps the first few of each site and
+        under the same key is refused with ALREADY_EXISTS and recorded. A server whose disk has damaged a committed update
+        gives the site its task again; the same update then is pushed and committed again, under the same receipt. A late
+        update is answered with a receipt that says it was not aggregated. One whose norm is above the plan's
+        aggregation.max_update_norm is refused with INVALID_ARGUMENT, and its site sits the round out. Of repeated, late
+        and refused updates the run's record keeps the first few of each site and
         round, and counts the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,0 +1,222 @@
+"""A byte that the disk has changed: noticed by its digest, said by name, never added up, mended."""
+
+import time
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from adpfl.wire.messages import TaskKind
+from adpfl_server import health, housekeeping, runner
+from adpfl_server.cli import app
+from adpfl_server.export import Choice, Kind, export_model
+from adpfl_server.store import Store
+from adpfl_server.verification import verify_store
+
+SITES = ("hospital1", "hospital2", "hospital3")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(housekeeping, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(runner, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.1)
+
+
+@pytest.fixture
+def callers(consortium, quick):
+    cohort = {"sites": list(SITES), "quorum": 3}
+    plans = [consortium.plan(run=run, rounds=3, cohort=cohort) for run in ("demo", "control")]
+    consortium.start(*plans)
+    made = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(made):
+        for run in ("demo", "control"):
+            caller.run = run
+            caller.enter(str(number))
+        caller.run = "demo"
+    return made
+
+
+def blob(consortium, digest):
+    return consortium.state_dir / "blobs" / digest[:2] / digest
+
+
+def flip(consortium, digest):
+    path = blob(consortium, digest)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def state(consortium):
+    return consortium.running[-1].daemon.runner.states["demo"]
+
+
+def eventually(holds, what):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+def kinds(consortium):
+    with_store = Store(consortium.state_dir, read_only=True)
+    try:
+        return [event.kind for event in with_store.record("demo").timeline]
+    finally:
+        with_store.close()
+
+
+def play_round(consortium, callers, run, number):
+    for caller in callers:
+        caller.run = run
+    base = callers[0].next_task(10).base_digest
+    for seed, caller in enumerate(callers):
+        caller.send(number, base, consortium.update(10 * number + seed))
+    task = callers[0].next_task(10)
+    for caller in callers:
+        caller.run = "demo"
+    return task.base_digest
+
+
+def lose(consortium, digest):
+    blob(consortium, digest).unlink()
+
+
+def cut(consortium, digest):
+    path = blob(consortium, digest)
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip, lose, cut])
+def test_a_committed_update_is_asked_for_again_and_counts_once_under_its_receipt(consortium, callers, damage):
+    expected = play_round(consortium, callers, "control", 1)
+    base = callers[0].next_task().base_digest
+    updates = [consortium.update(10 + seed) for seed in range(3)]
+    first = callers[0].send(1, base, updates[0])
+    callers[1].send(1, base, updates[1])
+    damage(consortium, updates[0].manifest.chunk_digests[0])
+    callers[2].send(1, base, updates[2])
+
+    task = callers[0].next_task(10)
+    assert (task.kind, task.round, task.base_digest) == (TaskKind.TRAIN, 1, base)
+    assert callers[1].next_task(0).kind is TaskKind.WAIT
+    assert "update_damaged" in kinds(consortium)
+    other = consortium.update(77)
+    with pytest.raises(grpc.RpcError) as refusal:
+        callers[0].send(1, base, other)
+    assert refusal.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    again = callers[0].send(1, base, updates[0])
+    assert (again.receipt, again.signature) == (first.receipt, first.signature)
+    assert callers[0].next_task(10).base_digest == expected
+    store = Store(consortium.state_dir, read_only=True)
+    assert store.connection.execute("SELECT count(*) FROM commits WHERE run = 'demo'").fetchone()[0] == 3
+    store.close()
+
+
+def test_a_damaged_update_survives_a_restart_in_between(consortium, callers):
+    expected = play_round(consortium, callers, "control", 1)
+    base = callers[0].next_task().base_digest
+    updates = [consortium.update(10 + seed) for seed in range(3)]
+    for caller, update in zip(callers[:2], updates, strict=False):
+        caller.send(1, base, update)
+    consortium.running[-1].stop()
+    flip(consortium, updates[1].manifest.chunk_digests[0])
+    plans = [
+        consortium.plan(run=run, rounds=3, cohort={"sites": list(SITES), "quorum": 3})
+        for run in ("demo", "control")
+    ]
+    consortium.start(*plans)
+    revived = [consortium.again(caller) for caller in callers]
+    revived[2].send(1, base, updates[2])
+    task = revived[1].next_task(10)
+    assert (task.kind, task.round) == (TaskKind.TRAIN, 1)
+    revived[1].send(1, base, updates[1])
+    assert revived[0].next_task(10).base_digest == expected
+
+
+def test_a_damaged_base_model_holds_the_run_up_says_so_and_is_mended_from_a_copy(
+    consortium, callers, tmp_path
+):
+    base = play_round(consortium, callers, "demo", 1)
+    config = consortium.running[-1].config
+    copy = tmp_path / "copy.safetensors"
+    export_model(config, "demo", copy)
+    manifest, _ = callers[0].fetch(base)
+    chunk = manifest.chunk_digests[0]
+    flip(consortium, chunk)
+
+    with pytest.raises(grpc.RpcError) as refusal:
+        callers[0].fetch(base)
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE  # which an agent tries again
+    eventually(lambda: state(consortium).damage, "the damage to be noticed")
+    daemon = consortium.running[-1].daemon
+    eventually(lambda: not daemon._storage_health.serving, "the health check to say so")
+    assert f"the model of round 1: chunk {chunk[:12]} is damaged" in daemon.runner.storage_trouble
+    told = CliRunner().invoke(app, ["status", "demo", "--config", str(consortium.config_path)])
+    assert "held up by damage on the server's disk (the model of round 1: chunk" in told.output
+    found = CliRunner().invoke(app, ["verify-store", "--config", str(consortium.config_path)])
+    assert found.exit_code == 1
+    assert f"damaged: the model of round 1 of demo: 1 chunk(s) damaged or missing, {chunk}" in found.output
+
+    # All updates of the round come in: they wait, and nothing is added up to a wrong base.
+    for seed, caller in enumerate(callers):
+        caller.send(2, base, consortium.update(20 + seed))
+    assert callers[0].next_task(1).kind is TaskKind.WAIT
+    assert state(consortium).status == "running"
+
+    command = ["verify-store", "--restore", str(copy), "--config", str(consortium.config_path)]
+    mended = CliRunner().invoke(app, command)
+    assert mended.exit_code == 0
+    assert "put back 1 chunk(s)" in mended.output
+    assert callers[0].next_task(20).round == 3
+    eventually(lambda: not state(consortium).damage, "the run to go on")
+    eventually(lambda: daemon._storage_health.serving, "the health check to say so")
+    assert [kind for kind in kinds(consortium) if kind.startswith("storage")] == [
+        "storage_damaged",
+        "storage_mended",
+    ]
+
+
+def test_damage_is_found_at_the_start_and_no_round_opens(consortium, callers):
+    base = play_round(consortium, callers, "demo", 1)
+    consortium.running[-1].stop()
+    store = Store(consortium.state_dir)
+    manifest = store.manifest(base)
+    store.close()
+    whole = blob(consortium, manifest.chunk_digests[0]).read_bytes()
+    lose(consortium, manifest.chunk_digests[0])
+    cohort = {"sites": list(SITES), "quorum": 3}
+    plans = [consortium.plan(run=run, rounds=3, cohort=cohort) for run in ("demo", "control")]
+    consortium.start(*plans)
+    eventually(lambda: state(consortium).damage, "the damage to be noticed")
+    blob(consortium, manifest.chunk_digests[0]).write_bytes(whole)  # as from a backup
+    eventually(lambda: not state(consortium).damage, "the run to go on")
+
+
+def test_an_old_model_is_named_and_holds_nothing_up(consortium, callers, tmp_path):
+    initial = callers[0].next_task().base_digest
+    manifest, _ = callers[0].fetch(initial)
+    base = play_round(consortium, callers, "demo", 1)
+    flip(consortium, manifest.chunk_digests[0])
+    config = consortium.running[-1].config
+    assert verify_store(config).damaged[0].what.startswith("the model of round 0 of ")
+    with pytest.raises(Exception, match=f"chunk {manifest.chunk_digests[0][:12]}"):
+        export_model(config, "demo", tmp_path / "x", choice=Choice(Kind.LAST, 0))
+    assert not (tmp_path / "x").exists()
+    play_round(consortium, callers, "demo", 2)
+    assert not state(consortium).damage
+    assert base != callers[0].next_task(10).base_digest
+
+
+def test_a_store_without_damage_is_ok_while_updates_come_in(consortium, callers):
+    base = callers[0].next_task().base_digest
+    update = consortium.update(5, chunk_size=2**20)
+    callers[0].offer(1, base, update)  # announced, and not there yet
+    config = consortium.running[-1].config
+    found = verify_store(config)
+    assert (found.damaged, found.restored) == ((), 0)
+    assert found.objects == 2
+    result = CliRunner().invoke(app, ["verify-store", "--config", str(consortium.config_path)])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("ok: the database, 2 models and updates, ")
