@@ -1,4 +1,4 @@
-"""The best of the kept models by a public folder: all scored, written with the table, refused with a reason."""
+"""The best of the kept models by a public folder: all scored, written with a table, refused with a reason."""
 
 import csv
 import sys
