@@ -36,6 +36,7 @@ from adpfl.wire.chunks import Manifest, sha256_hex
 from adpfl_server.housekeeping import Housekeeping
 from adpfl_server.intake import RunBook
 from adpfl_server.records import write_record
+from adpfl_server.silence import Silence
 from adpfl_server.storage import STORAGE_ERRORS, DamagedChunkError, storage_reason
 from adpfl_server.store import Store
 
@@ -86,6 +87,7 @@ class Runner:
         self.files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files")
         self._changed: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
+        self._silence = Silence(site_silence_seconds)
         self.storage_trouble: str | None = None
         """What is wrong with the disk, as the health check found it; None where nothing is."""
         self.housekeeping = Housekeeping(self, keep_models)
@@ -147,6 +149,7 @@ class Runner:
     def heard(self, site: str) -> None:
         """Note a sign of life; a silent site's return is recorded."""
         self._heard_at[site] = self.clock()
+        self._silence.heard(site)
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
                 self.spawn(self._note_heard(run, site))
@@ -278,27 +281,24 @@ class Runner:
     # --- background -----------------------------------------------------------------------------------
 
     async def _watch_clock(self) -> None:
-        started_at = self.clock()
         while not self.stopping.is_set():
+            self._silence.look()
             for run, state in list(self.states.items()):
                 try:
-                    await self._tick(run, state, started_at)
+                    await self._tick(run, state)
                 except STORAGE_ERRORS as error:
                     _log.error("deadline cannot be noted now", run=run, reason=storage_reason(error))
             await self.sleep(TICK_SECONDS)
 
-    async def _tick(self, run: str, state: RunState, started_at: float) -> None:
+    async def _tick(self, run: str, state: RunState) -> None:
         """Notice a passed deadline and sites that fell silent."""
-        now = self.clock()
-        if state.deadline_at is not None and now >= state.deadline_at:
+        if state.deadline_at is not None and self.clock() >= state.deadline_at:
             await self.advance(run, TimePassed())
         if state.over:
             return
-        # A site that was never heard is given its time from the round's opening, or the server's start.
-        since = max(started_at, state.open_round.opened_at if state.open_round else now)
+        number = state.open_round.round if state.open_round else None
         for site in state.sites:
-            heard_at = self._heard_at.get(site.site, since)
-            if not site.silent and now - heard_at > self.site_silence_seconds:
+            if not site.silent and self._silence.lasts_too_long(site.site, run, number):
                 await self.advance(run, SiteFellSilent(site.site))
 
     async def _write_records(self) -> None:

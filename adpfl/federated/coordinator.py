@@ -95,7 +95,9 @@ def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
-        return Verdict.LATE if state.over else Verdict.FOREIGN
+        # A finished run has no further round to be late for.
+        known = state.over and event.round <= state.plan.rounds
+        return Verdict.LATE if known else Verdict.FOREIGN
     of_this_round = (event.round, event.base_digest) == (current.round, current.base_digest)
     if not of_this_round or not state.site(event.site).joined:
         return Verdict.FOREIGN

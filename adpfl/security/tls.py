@@ -57,6 +57,9 @@ _MESSAGE_LIMITS: ChannelOptions = (
 _KEEPALIVE: ChannelOptions = (
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    # Where the operating system sees its packets acknowledged, as a proxy that has lost the other side does,
+    # this one alone ends the wait for a ping's answer; gRPC's own is a minute.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )

@@ -11,7 +11,13 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import HeartbeatRequest, JoinRequest, NextTaskRequest, SiteActivity, TaskKind
 from adpfl.wire.transfers import CommitUpdateRequest, HaveRequest
-from adpfl_client.connection import RETRIED, Connection, ServerRefusalError, StopRequestedError
+from adpfl_client.connection import (
+    LONGEST_PUSHBACK_SECONDS,
+    RETRIED,
+    Connection,
+    ServerRefusalError,
+    StopRequestedError,
+)
 from adpfl_client.models import ModelStore
 from adpfl_client.spool import Spool, SpoolKey
 
@@ -58,6 +64,21 @@ def test_every_code_is_either_retried_or_final():
     assert grpc.StatusCode.UNAVAILABLE not in final
 
 
+def test_a_server_that_says_later_is_asked_again_later(connection, federation, pauses):
+    federation.service.pushbacks["Join"] = ["1500", "250", "999999999"]
+    assert connection.join(JOIN).server_instance_id == "0" * 32
+    assert pauses == [1.5 + 0.5, 0.25 + 1.0, LONGEST_PUSHBACK_SECONDS + 2.0]
+    assert connection.outages == 0
+
+
+@pytest.mark.parametrize("said", ["", "-1", "soon", "1e3", "9" * 30, "\u0663"])
+def test_a_limit_that_time_does_not_mend_is_final(connection, federation, pauses, said):
+    federation.service.pushbacks["Join"] = [said.encode("ascii", "replace").decode()]
+    with pytest.raises(ServerRefusalError, match="RESOURCE_EXHAUSTED"):
+        connection.join(JOIN)
+    assert pauses == []
+
+
 def test_a_server_of_another_consortium_is_not_talked_to(foreign_consortium, federation, stopping, pauses):
     channel = grpc.secure_channel(
         federation.address,
@@ -82,6 +103,18 @@ def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
     assert incoming.missing == ()
     assert b"".join(incoming.chunks()) == b"".join(model.chunks[one] for one in manifest.chunk_digests)
     assert federation.service.calls.count("Fetch") == 3
+
+
+def test_a_link_that_breaks_after_the_last_chunk_has_cost_nothing(
+    connection, federation, make_object, tmp_path
+):
+    """All is there but the stream's own end: there is nothing left to ask for."""
+    federation.service.base = model = make_object()
+    federation.service.chunks_before_cut["Fetch"] = [len(model.manifest.indices_of)]
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+    assert federation.service.calls.count("Fetch") == 1
 
 
 def test_a_restarted_agent_fetches_only_what_it_lacks(connection, federation, make_object, tmp_path):

@@ -104,7 +104,7 @@ if __name__ == "__main__":
     witness.watch()
     for name in ("adpfl.tasks.skin_lesion", "adpfl.logs", "torch._dynamo", "torch._inductor.config"):
         importlib.import_module(name)  # else each child would load it at its first step
-    threads = os.listdir("/proc/self/task")
+    threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"a process with {len(threads)} threads must not fork"
     gc.freeze()
     answer(ready=os.getpid())

@@ -342,6 +342,12 @@ class Federation:
         found: dict[str, Any] = document[0] if isinstance(document, list) else document
         return found
 
+    def record(self) -> dict[str, Any]:
+        """The run's record as the server wrote it."""
+        path = self.root / "server" / "runs" / RUN / "run.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
     def scene(self) -> str:
         """The ends of all logs, for a failure."""
         parts = [f"deaths: {self.deaths}"]

@@ -1,4 +1,4 @@
-"""`kill -9` at every named point of both sides: after a restart the run finishes, and nothing is lost or twice."""
+"""`kill -9` at every named point of both sides: after a restart the run finishes, nothing lost or twice."""
 
 import re
 from pathlib import Path

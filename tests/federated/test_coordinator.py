@@ -355,6 +355,7 @@ def test_the_last_round_finishes_the_run():
     assert (task.kind, task.base_digest) == ("finished", digest(9))
     assert obsolete(machine.state, "b", 1)
     assert machine.update("a", 7, round_number=1).verdict is Verdict.LATE
+    assert machine.update("a", 7, round_number=2, base=digest(9)).verdict is Verdict.FOREIGN
 
 
 def test_a_sum_that_cannot_be_made_fails_the_run():
