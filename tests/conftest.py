@@ -1,6 +1,6 @@
 """What gRPC and torch read from the environment when they are loaded, set before any test loads them.
 
-And an HTTP proxy to dial through, and a shell with small disks of its own.
+And an HTTP proxy to dial through, a shell with small disks of its own, and a disk that loses power.
 """
 
 import asyncio
@@ -212,3 +212,80 @@ def _may_mount() -> bool:
         return False
     command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+class VolatileDisk:
+    """What a folder would hold after a power cut: names and bytes that were synced, and nothing else.
+
+    Follows every `os.fsync` and `os.fdatasync` of this process from its making on; what the folder held then
+    is safe. SQLite syncs in C, unseen from here: its files are taken as they stand, for it runs with
+    `synchronous=FULL` or `EXTRA` (which other tests hold) and is synced whenever it is not writing.
+    """
+
+    SQLITE = (".sqlite", ".sqlite-wal", ".sqlite-journal")
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._bytes: dict[int, bytes] = {}
+        """By inode, as of the newest sync of the file."""
+        self._names: dict[int, dict[str, int]] = {}
+        """By a folder's inode: its entries as of its newest sync."""
+        for folder, _, files in os.walk(root):
+            self._sync_folder(Path(folder))
+            for name in files:
+                self._sync_file(Path(folder) / name)
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, self._followed(getattr(os, name)))
+
+    def _followed(self, real: Callable[[Any], None]) -> Callable[[Any], None]:
+        def sync(file: Any) -> None:
+            real(file)
+            number = file if isinstance(file, int) else file.fileno()
+            path = Path(f"/proc/self/fd/{number}").readlink()
+            if path.is_relative_to(self._root):
+                with self._lock:
+                    if path.is_dir():
+                        self._sync_folder(path)
+                    else:
+                        data = Path(f"/proc/self/fd/{number}").read_bytes()
+                        self._bytes[os.fstat(number).st_ino] = data
+
+        return sync
+
+    def _sync_folder(self, path: Path) -> None:
+        with os.scandir(path) as entries:
+            self._names[path.stat().st_ino] = {entry.name: entry.inode() for entry in entries}
+
+    def _sync_file(self, path: Path) -> None:
+        self._bytes[path.stat().st_ino] = path.read_bytes()
+
+    def image(self, target: Path) -> Path:
+        """Write what would be found after a power cut right now; returns `target`."""
+        with self._lock:
+            self._write(self._root.stat().st_ino, self._root, target)
+        return target
+
+    def _write(self, inode: int, live: Path, target: Path) -> None:
+        target.mkdir(mode=0o700)
+        for name, child in self._names.get(inode, {}).items():
+            path = live / name
+            if name.endswith(self.SQLITE):
+                if path.exists():
+                    (target / name).write_bytes(path.read_bytes())
+                    (target / name).chmod(0o600)
+            elif child in self._names:
+                self._write(child, path, target / name)
+            elif child in self._bytes:
+                (target / name).write_bytes(self._bytes[child])
+                (target / name).chmod(0o600)
+            elif path.is_dir():
+                (target / name).mkdir()
+            else:
+                (target / name).touch(mode=0o600)  # a name whose bytes were never synced
+
+
+@pytest.fixture
+def lose_power(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], VolatileDisk]:
+    """Follow a folder from now on, to see what a power cut would leave of it."""
+    return lambda root: VolatileDisk(root, monkeypatch)
