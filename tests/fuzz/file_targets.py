@@ -43,7 +43,16 @@ from adpfl.security.certificates import (
     public_key_of_request,
     to_pem,
 )
-from adpfl.wire.chunks import Manifest
+from adpfl.security.signing_files import (
+    CertificateFile,
+    RequestFile,
+    SignedCertificate,
+    SigningRequest,
+    canonical,
+    read_carried,
+    request_to_pem,
+)
+from adpfl.wire.chunks import Manifest, sha256_hex
 from adpfl.wire.messages import RunOffer, RunStatus
 from adpfl.wire.receipts import Receipt, SignedReceipt, sign_receipt
 from adpfl.wire.safetensors_file import (
@@ -228,6 +237,28 @@ _BUNDLE = _json(
         "expires_at": "2030-01-01T00:00:00Z",
     }
 )
+_REQUESTS = canonical(
+    RequestFile(
+        consortium="Test",
+        authority_sha256=HEX,
+        requests=(
+            SigningRequest(
+                request_sha256=sha256_hex(REQUEST),
+                role="site",
+                name="hospital1",
+                purpose="enrolment",
+                request_pem=request_to_pem(REQUEST),
+                asked_at=NOW,
+            ),
+        ),
+    )
+)
+_CERTIFICATES = canonical(
+    CertificateFile(
+        authority_sha256=HEX,
+        certificates=(SignedCertificate(request_sha256=HEX, certificate_pem=to_pem(CERTIFICATE).decode()),),
+    )
+)
 _SITES_CSV = b"case,site\ncase_1,hospital1\ncase_2,hospital2\n"
 _IMAGES_CSV = b"image_id,patient,site\na,p,s\n"
 _DECATHLON = _json(dataset_table([]))
@@ -338,6 +369,18 @@ _OBJECTS = (
     Target("spooled update", _spooled, (_SPOOL_ENTRY,), (IntegrityError, ProtocolError)),
 )
 _IDENTITIES = (
+    Target(
+        "requests to sign",
+        _table("requests.json", lambda path: read_carried(path, RequestFile)),
+        (_REQUESTS,),
+        (IdentityError,),
+    ),
+    Target(
+        "signed certificates",
+        _table("certificates.json", lambda path: read_carried(path, CertificateFile)),
+        (_CERTIFICATES,),
+        (IdentityError,),
+    ),
     Target("bundle", _table("bundle.json", read_bundle), (_BUNDLE,), (IdentityError,)),
     Target(
         "certificate",
