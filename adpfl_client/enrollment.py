@@ -58,7 +58,8 @@ AUTHORITY_CERTIFICATE = "ca.pem"
 SERVER_CERTIFICATE = "server.pem"
 FEDERATION = "federation.json"
 AWAITED = "awaits-signature"
-"""Marks a pending enrolment whose request the server keeps: it may be asked for past the bundle's end."""
+"""Marks a key whose request the server keeps until it is signed; an enrolment may then be asked for past the
+bundle's end."""
 PUBLIC_MODE = 0o644
 
 
@@ -283,6 +284,7 @@ def _put_in_place(pending: Path, folder: Path) -> None:
     """Make the pending identity the identity; after a crash between the renames, a repeat finishes it."""
     replaced = folder.with_name(REPLACED_FOLDER)
     remove_folder(replaced)
+    (pending / AWAITED).unlink(missing_ok=True)
     if folder.exists():
         publish_folder(folder, replaced)
     publish_folder(pending, folder)

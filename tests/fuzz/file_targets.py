@@ -356,7 +356,12 @@ _IDENTITIES = (
 )
 _RECORDS = (
     Target("receipt.json", _receipt, (RECEIPT.canonical_json(),), (IntegrityError, ProtocolError)),
-    Target("stored receipt", _stored, (_STORED_RECEIPT,), (ConfigError, IntegrityError, ProtocolError)),
+    Target(
+        "stored receipt",
+        _stored,
+        (_STORED_RECEIPT,),
+        (ConfigError, IntegrityError, IdentityError, ProtocolError),
+    ),
     Target("audit entry", _entry, (_AUDIT_ENTRY.canonical_json(),), (IntegrityError,)),
     Target("audit export", _exported, (_export(),), (IntegrityError,)),
     Target(

@@ -33,9 +33,9 @@ def test_the_examples_are_taken(target):
 @each_target
 def test_what_has_broken_others_gets_a_documented_answer(target):
     for what, data in NASTY.items():
-        started = time.monotonic()
+        started = time.process_time()
         target.run(data)
-        assert time.monotonic() - started < SECONDS, what
+        assert time.process_time() - started < SECONDS, what
 
 
 @pytest.mark.full
