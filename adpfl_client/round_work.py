@@ -147,7 +147,10 @@ def fetch_model(
     incoming = site.models.receive(run.name, manifest)
     site.connection.fetch(run.name, incoming)
     log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
-    return site.models.finish(incoming, run.plan, round_number, averaged=averaged)
+    model = site.models.finish(incoming, run.plan, round_number, averaged=averaged)
+    if site.config.keep_models is not None:
+        site.models.let_go(run.name, keep=site.config.keep_models)
+    return model
 
 
 def _check_tensors(manifest: Manifest, layout: Sequence[TensorLayout]) -> None:

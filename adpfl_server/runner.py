@@ -229,18 +229,17 @@ class Runner:
                 _log.error(
                     "round cannot be added up now", run=run, round=action.round, reason=storage_reason(error)
                 )
-                if isinstance(error, DamagedChunkError) and await self._asked_again(run):
+                if isinstance(error, DamagedChunkError) and await self._asked_again(run, action):
                     return
             await self.sleep(RETRY_SECONDS)
 
-    async def _asked_again(self, run: str) -> bool:
-        """Look for damaged updates; True where the round waits for them now, and is not to be added up."""
-        before = self.states[run].open_round
+    async def _asked_again(self, run: str, action: Aggregate) -> bool:
+        """Look for damaged updates; True where the round waits for them now, or goes on without them."""
         try:
             await self.housekeeping.examine(run, updates=True)
         except STORAGE_ERRORS as error:
             _log.error("stored updates cannot be read", run=run, reason=storage_reason(error))
-        return self.states[run].open_round != before
+        return actions_on_resume(self.states[run]) != (action,)
 
     async def _close_round(self, run: str, action: Aggregate) -> bool:
         """Publish a round's sum or the reason why there is none; False where it must be made again."""

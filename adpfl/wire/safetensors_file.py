@@ -91,7 +91,7 @@ def _description(text: str) -> dict[str, Any]:
     return found
 
 
-def read_manifest(path: Path, header: WeightsHeader) -> Manifest:
+def read_manifest(path: Path, header: WeightsHeader, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> Manifest:
     """The manifest under which a weights file travels; hashes the file, one chunk in memory at a time.
 
     Raises:
@@ -101,11 +101,11 @@ def read_manifest(path: Path, header: WeightsHeader) -> Manifest:
     try:
         with path.open("rb") as file:
             file.seek(header.payload_offset)
-            while chunk := file.read(DEFAULT_CHUNK_SIZE):
+            while chunk := file.read(chunk_size):
                 digests.append(sha256_hex(chunk))
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Manifest(tensors=header.tensors, chunk_size=DEFAULT_CHUNK_SIZE, chunk_digests=tuple(digests))
+    return Manifest(tensors=header.tensors, chunk_size=chunk_size, chunk_digests=tuple(digests))
 
 
 def read_warm_start(path: Path) -> WarmStart:

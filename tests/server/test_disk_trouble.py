@@ -25,7 +25,7 @@ pytestmark = pytest.mark.process
 
 SITES = ("hospital1", "hospital2", "hospital3")
 DISK_MIB = 24
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
