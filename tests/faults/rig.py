@@ -58,6 +58,21 @@ def storm_plan(sites: tuple[str, ...] = SITES, quorum: int | None = None, **chan
     return plan | changes
 
 
+class Stopwatch:
+    """Seconds since it was made in which this process ran: a suspended machine uses nobody's patience up."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._looked_at = time.monotonic()
+
+    def seconds(self) -> float:
+        """To be asked several times a second."""
+        now = time.monotonic()
+        self._seconds += min(now - self._looked_at, 1.0)
+        self._looked_at = now
+        return self._seconds
+
+
 class Forge:
     """Where processes come from: one that has imported everything and forks. See `preloaded.py`."""
 
@@ -127,9 +142,9 @@ class Started:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
+        watch = Stopwatch()
         while (code := self.code()) is None:
-            if time.monotonic() > deadline:
+            if watch.seconds() > seconds:
                 raise TimeoutError(f"process {self.pid} did not end in {seconds} s")
             time.sleep(0.01)
         return code
@@ -283,13 +298,8 @@ class Federation:
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until every agent has ended well, then stop the server."""
-        deadline = time.monotonic() + seconds
+        self.wait_until(self.is_over, "the agents to finish", seconds)
         for site in self.sites:
-            self.wait_until(
-                lambda site=site: self.running[site].code() is not None,
-                f"{site} to finish",
-                deadline - time.monotonic(),
-            )
             code = self.running.pop(site).code()
             assert code == 0, f"{site} ended with {code}\n{self.log(site)[-4000:]}"
         self.stop_server()
@@ -360,9 +370,9 @@ class Federation:
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
+    watch = Stopwatch()
     while not ready():
-        if time.monotonic() > deadline:
+        if watch.seconds() > seconds:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.02)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from adpfl.kill_points import POINTS
 from tests.faults.link import Mishap
-from tests.faults.rig import KILLED, SITES, Federation
+from tests.faults.rig import KILLED, SITES, Federation, Stopwatch
 
 ROUNDS = 4
 MOMENTS_SECONDS = 2.0
@@ -109,11 +109,11 @@ class Player:
         self.stopped: set[str] = set()
         self._dice = random.Random(f"restarts {schedule.seed}")
         self._numbers = itertools.count()
-        self._began = time.monotonic()
+        self._watch = Stopwatch()
 
     def play(self, patience_seconds: float) -> None:
         """Start everything, let everything go wrong, and wait until the run is over."""
-        self._began = time.monotonic()
+        self._watch = Stopwatch()
         armed = dict(self.schedule.kill_points)
         for fault in self.schedule.faults:
             self.at(fault.at_seconds, lambda fault=fault: HAPPENINGS[fault.kind](self, fault))
@@ -130,7 +130,7 @@ class Player:
 
     def now(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._began
+        return self._watch.seconds()
 
     def at(self, seconds: float, work: Callable[[], None]) -> None:
         """Let something happen then."""

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.invariants import check_all
 from tests.faults.rig import Federation, Forge, Template, opened
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 HOURS = 3600.0
 

@@ -12,7 +12,7 @@ SAMPLE = 8
 """So many of them are played by `make test`."""
 PATIENCE_SECONDS = 90.0
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 
 def seeds() -> list[Any]:
