@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adpfl.errors import IntegrityError
 from adpfl.kill_points import reach
-from adpfl.security.private_files import sync_folder
+from adpfl.security.private_files import make_folder, sync_folder
 from adpfl.wire.chunks import check_chunk
 from adpfl_server.storage import DamagedChunkError
 
@@ -22,7 +22,7 @@ class BlobFolder:
         """Make the folders where absent."""
         self._root = root
         self._incoming = root / _INCOMING
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(root)
         for name in (*(f"{prefix:02x}" for prefix in range(256)), _INCOMING):
             (root / name).mkdir(mode=0o700, exist_ok=True)
         sync_folder(root)

@@ -11,9 +11,9 @@ from typing import Any
 
 from adpfl.errors import IntegrityError, ProtocolError
 from adpfl.federated.aggregation import is_finite
-from adpfl.federated.coordinator import obsolete, task_for
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
+from adpfl.federated.site_tasks import obsolete, task_for
 from adpfl.federated.update_norm import update_norm
 from adpfl.kill_points import reach
 from adpfl.wire import limits

@@ -15,6 +15,7 @@ from typing import Any
 from adpfl.errors import IntegrityError, ModelMismatchError, ProtocolError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.warm_start import WarmStart, warm_start_of
+from adpfl.wire import limits
 from adpfl.wire.chunks import DEFAULT_CHUNK_SIZE, ELEMENT_BYTES, Manifest, TensorSpec, sha256_hex
 
 METADATA_KEY = "adpfl"
@@ -46,9 +47,9 @@ def read_header(path: Path) -> WeightsHeader:
             document = json.loads(file.read(min(length, _HEADER_LIMIT_BYTES)))
         metadata = document.pop("__metadata__", {})
         entries = sorted(document.items(), key=lambda item: item[1]["data_offsets"][0])
-        tensors = tuple(TensorSpec(name, tuple(entry["shape"]), entry["dtype"]) for name, entry in entries)
+        tensors = tuple(_tensor(name, **entry) for name, entry in entries)
         offsets = [tuple(entry["data_offsets"]) for _, entry in entries]
-        description = json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+        description = _description(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ProtocolError as error:
@@ -74,6 +75,20 @@ def read_header(path: Path) -> WeightsHeader:
     if path.stat().st_size != 8 + length + start:
         raise IntegrityError(f"{path}: has {path.stat().st_size} bytes; must have {8 + length + start}")
     return WeightsHeader(tensors, 8 + length, description)
+
+
+def _tensor(name: str, *, dtype: str, shape: list[int], data_offsets: list[int]) -> TensorSpec:
+    """One entry of the header; another key than these is a `TypeError`."""
+    for offset in data_offsets:
+        limits.check_range(f"data_offsets of {name[:60]}", offset, 0, 2**63 - 1)
+    return TensorSpec(name, tuple(shape), dtype)
+
+
+def _description(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"what it says of itself is a {type(found).__name__}")
+    return found
 
 
 def read_manifest(path: Path, header: WeightsHeader) -> Manifest:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.errors import StateError
-from adpfl.federated.coordinator import actions_on_resume, judge, new_run, obsolete, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, judge, new_run, step
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationDone,
@@ -26,6 +26,7 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState, summary
+from adpfl.federated.site_tasks import obsolete, task_for
 
 SITES = ("a", "b", "c")
 START = 1000.0
