@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import yaml
 
 from adpfl.data.synthetic.dermoscopy import write_clinic
 from adpfl.federated.run_plan import RunPlan
+from adpfl.kill_points import VARIABLE as KILL_VARIABLE
 from tests.faults.link import Link
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,8 @@ TASK = "skin_lesion"
 RUN = "storm"
 PATIENCE_SECONDS = 90.0
 KILLED = -int(signal.SIGKILL)
-KILL_VARIABLE = "ADPFL_KILL_AT"
+CLOCK_VARIABLE = "ADPFL_TEST_CLOCK"
+"""Names the file that holds a process's clock shift; see `clock_shift.c`."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -76,14 +79,16 @@ class Stopwatch:
 class Forge:
     """Where processes come from: one that has imported everything and forks. See `preloaded.py`."""
 
-    def __init__(self, preload: Path | None = None) -> None:
+    def __init__(self, clock_library: Path | None = None) -> None:
+        """Import everything; with the library that `clock_shift.c` makes, clocks can be moved."""
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
             "no_grpc_proxy": "127.0.0.1",
         }
-        if preload is not None:
-            environment["LD_PRELOAD"] = str(preload)
+        self.moves_clocks = clock_library is not None
+        if clock_library is not None:
+            environment["LD_PRELOAD"] = str(clock_library)
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("preloaded.py"))],
             env=environment,
@@ -250,14 +255,16 @@ class Federation:
 
     # --- processes ------------------------------------------------------------------------------------
 
-    def start(self, name: str, *, kill_at: str | None = None, clock: Path | None = None) -> None:
+    def start(self, name: str, *, kill_at: str | None = None) -> None:
         """Start the server or a site's agent, which dies by SIGKILL where `kill_at` says."""
         assert name not in self.running
         server = name == "server"
         arguments = ["--config", "server.yaml"] if server else ["--site", name, "--until-finished"]
         environment = {} if kill_at is None else {KILL_VARIABLE: kill_at}
-        if clock is not None:
-            environment["ADPFL_TEST_CLOCK"] = str(clock)
+        if self.template.forge.moves_clocks:
+            if not self._clock(name).exists():
+                self.jump(name, 0.0)
+            environment[CLOCK_VARIABLE] = str(self._clock(name))
         self.running[name] = self.template.forge.start(
             "adpfl_server" if server else "adpfl_client",
             arguments,
@@ -265,6 +272,15 @@ class Federation:
             self.root / f"{name}.log",
             environment,
         )
+
+    def jump(self, name: str, seconds: float) -> None:
+        """Move a machine's wall clock so far from the true time, at once; it stays moved over restarts."""
+        path = self._clock(name)
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.write(struct.pack("d", seconds))
+
+    def _clock(self, name: str) -> Path:
+        return self.root / f"{name}.clock"
 
     def start_all(self) -> None:
         for name in ("server", *self.sites):
