@@ -36,6 +36,7 @@ import adpfl_server.daemon
 import adpfl_server.live_status
 import adpfl_server.overview
 from tests.faults import scaling, witness
+from tests.faults.rig import CLOCK_VARIABLE
 
 MAINS = {"adpfl_client": adpfl_client.cli.main, "adpfl_server": adpfl_server.cli.main}
 
@@ -80,7 +81,7 @@ def work(asked: dict[str, Any]) -> int:
     os.dup2(sys.stdin.fileno(), 0)
     os.chdir(asked["folder"])
     os.environ.update(asked["environment"])
-    if clock := asked["environment"].get(scaling.CLOCK_VARIABLE):
+    if clock := asked["environment"].get(CLOCK_VARIABLE):
         ctypes.CDLL(None).clock_shift_follow(clock.encode())
     sys.argv = [asked["module"], *asked["arguments"]]
     try:

@@ -15,8 +15,6 @@ import adpfl_server.runner
 import adpfl_server.weights
 
 FACTOR = 20.0
-CLOCK_VARIABLE = "ADPFL_TEST_CLOCK"
-"""Names the file that holds this process's clock shift; see `clock_shift.c`."""
 CHUNK_BYTES = 64 * 1024
 """The least that the wire allows: the tiniest network still has several chunks."""
 

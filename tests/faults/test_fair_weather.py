@@ -10,7 +10,7 @@ from tests.faults.invariants import check_all, database_of
 from tests.faults.rig import Federation, opened
 from tests.faults.witness import RELEASES_FILE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 
 def test_a_run_without_faults_holds_every_invariant(federate):

@@ -10,7 +10,7 @@ from tests.faults.link import Mishap
 from tests.faults.rig import SITES, Federation
 from tests.faults.scaling import FACTOR
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 SIX_MINUTES = 360.0 / FACTOR
 AFTER_BYTES = 150_000

@@ -12,7 +12,7 @@ from tests.faults.raw_site import RawSite, Update
 from tests.faults.rig import Federation
 from tests.faults.witness import SENT_FOLDER
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 RAW, AGENTS = "hospital3", ("hospital1", "hospital2")
 

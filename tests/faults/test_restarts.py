@@ -7,7 +7,7 @@ import pytest
 from tests.faults.invariants import check_all
 from tests.faults.rig import SITES, Federation
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 ROUNDS = 6
 
