@@ -282,9 +282,9 @@ class Federation:
     def _clock(self, name: str) -> Path:
         return self.root / f"{name}.clock"
 
-    def start_all(self) -> None:
+    def start_all(self, *, without: str | None = None) -> None:
         for name in ("server", *self.sites):
-            if name not in self.running:
+            if name not in self.running and name != without:
                 self.start(name)
 
     def kill(self, name: str) -> None:
