@@ -235,6 +235,8 @@ def storage(what: str) -> Iterator[None]:
         if code in _DAMAGED:
             raise IntegrityError(f"{what}: {error}") from error
         raise (DiskUnwritableError if code in _UNWRITABLE else StorageError)(f"{what}: {error}") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it finds, and Python cannot read the quotation
+        raise IntegrityError(f"{what}: the file is damaged") from error
 
 
 def has_traces(folder: Path) -> bool:

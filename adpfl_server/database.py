@@ -322,6 +322,8 @@ def _told_as_state_error(path: Path) -> Iterator[None]:
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise StateError(f"{path}: is damaged, or no database ({error}); {RESTORE}") from error
         raise StateError(f"{path}: cannot be opened as the server's database: {error}") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it finds, and Python cannot read the quotation
+        raise StateError(f"{path}: is damaged, or no database; {RESTORE}") from error
     except OSError as error:
         reason = error.strerror or error
         raise StateError(f"{path}: cannot be opened as the server's database: {reason}") from error

@@ -483,3 +483,13 @@ def test_an_approval_is_kept_for_the_very_plan(store: LedgerStore) -> None:
     store.approve("first", "a" * 64, by="Dr. Bea", now=NOW)
     (approval,) = store.approvals()
     assert (approval.plan_digest, approval.by) == ("a" * 64, "Dr. Ada")
+
+
+def test_a_schema_that_is_no_text_any_more_is_damage(spent_state: Path) -> None:
+    """SQLite quotes what it cannot parse in its message, and Python cannot decode the quotation."""
+    path = spent_state / "ledger.sqlite"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"CREATE TABLE") - 10] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        LedgerStore.open(spent_state, NOW)
