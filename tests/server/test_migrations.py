@@ -15,7 +15,8 @@ import pytest
 
 from adpfl.errors import StateError
 from adpfl_server import audit_log
-from adpfl_server.database import SCHEMA_VERSION, backup_path, open_database, open_read_only
+from adpfl_server.database import backup_path, open_database, open_read_only
+from adpfl_server.schema import SCHEMA_VERSION
 from adpfl_server.store import DATABASE_FILE, Store
 
 DUMPS = Path(__file__).parent / "databases"
