@@ -10,6 +10,7 @@ bound too, then, once it stands, by its holder.
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,6 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from adpfl.errors import (
     AdpflError,
@@ -54,7 +54,6 @@ ALLOWED_ROLES: Final[dict[str, frozenset[str]]] = {
 
 _caller: ContextVar[PeerCertificate] = ContextVar("adpfl_caller")
 _check: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("adpfl_check_caller")
-_log = structlog.get_logger()
 
 _CODES: tuple[tuple[type[AdpflError], Any], ...] = (
     (IdentityError, grpc.StatusCode.UNAUTHENTICATED),
@@ -125,6 +124,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         self._lookups: Admission[str] = Admission(limits)
         self._admission: Admission[Holder] = Admission(limits)
         self._told = SparseLog()
+        self._trouble_told = SparseLog(level=logging.ERROR)
         self._under_way: dict[asyncio.Task[Any], PeerCertificate] = {}
         self._dropped: set[asyncio.Task[Any]] = set()
 
@@ -253,7 +253,8 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
             if metadata:
                 await asyncio.sleep(HELD_SECONDS)
             await context.abort(code, str(error), metadata)
-        _log.error("storage failed", call=call, caller=who, reason=storage_reason(error))
+        reason = storage_reason(error)
+        self._trouble_told.tell((who, call), "storage failed", call=call, caller=who, reason=reason)
         await context.abort(grpc.StatusCode.UNAVAILABLE, STORAGE_FAILURE)
 
 

@@ -51,6 +51,7 @@ from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
+from adpfl_server.storage import DamagedChunkError
 from adpfl_server.store import CommitRow
 
 POLL_HINT_SECONDS = 1
@@ -137,7 +138,10 @@ class FederationService(rpc.FederationServicer):
         for count, digest in enumerate(fetch.digests):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
-            data = await self._runner.in_files(self._runner.store.blobs.get, digest)
+            data = await self._runner.in_files(self._whole_chunk, digest)
+            if data is None:
+                await self._model(fetch.run, fetch.object_digest)  # a slow reader's model may be collected
+                data = await self._runner.in_files(self._runner.store.blobs.get, digest)
             self._runner.heard(calling_site())
             yield Chunk(digest, data).to_fetch()
             self._runner.book.tally.transferred(calling_site(), "sent", len(data))
@@ -235,6 +239,13 @@ class FederationService(rpc.FederationServicer):
     def _find_model(self, run: str, digest: str) -> Manifest | None:
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
+
+    def _whole_chunk(self, digest: str) -> bytes | None:
+        """A chunk; None where it is gone or damaged, which is no trouble if nothing names it any more."""
+        try:
+            return self._runner.store.blobs.get(digest)
+        except DamagedChunkError:
+            return None
 
     def _keep(self, manifest: Manifest, chunk: Chunk) -> None:
         """Check one pushed chunk whole, then store it."""
