@@ -207,6 +207,27 @@ _SIGNING_REQUESTS = (
     "CREATE INDEX signing_requests_by_token ON signing_requests (token_sha256)",
 )
 
-VERSIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _SIGNING_REQUESTS)
+# When a token was ended, before its time or not: a clock that is set back must not bring it to life again.
+# One that has ended by now, and whose request does not stand, is taken to have been ended.
+_ENDED_TOKENS = (
+    "ALTER TABLE enrollment_tokens ADD COLUMN ended_at REAL",
+    """
+    UPDATE enrollment_tokens SET ended_at = expires_at
+    WHERE expires_at <= CAST(strftime('%s', 'now') AS REAL) AND NOT EXISTS (
+        SELECT 1 FROM signing_requests
+        WHERE signing_requests.token_sha256 = enrollment_tokens.token_sha256 AND outcome IS NOT 'withdrawn'
+    )
+    """,
+)
+
+VERSIONS: Final = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+    _SIGNING_REQUESTS,
+    _ENDED_TOKENS,
+)
 """What each schema version adds to the one before."""
 SCHEMA_VERSION: Final = len(VERSIONS)

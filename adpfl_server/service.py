@@ -14,7 +14,6 @@ from adpfl.federated.aggregation import is_finite
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
 from adpfl.federated.site_tasks import obsolete, task_for
-from adpfl.federated.update_norm import update_norm
 from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
@@ -49,8 +48,10 @@ from adpfl.wire.transfers import (
 )
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
+from adpfl_server.norms import UpdateNorms
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
+from adpfl_server.storage import DamagedChunkError
 from adpfl_server.store import CommitRow
 
 POLL_HINT_SECONDS = 1
@@ -73,6 +74,7 @@ class FederationService(rpc.FederationServicer):
         """
         self._runner = runner
         self._intake = intake
+        self._norms = UpdateNorms(runner)
         self._version = version
         self._instance_id = instance_id
 
@@ -137,7 +139,10 @@ class FederationService(rpc.FederationServicer):
         for count, digest in enumerate(fetch.digests):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
-            data = await self._runner.in_files(self._runner.store.blobs.get, digest)
+            data = await self._runner.in_files(self._whole_chunk, digest)
+            if data is None:
+                await self._model(fetch.run, fetch.object_digest)  # a slow reader's model may be collected
+                data = await self._runner.in_files(self._runner.store.blobs.get, digest)
             self._runner.heard(calling_site())
             yield Chunk(digest, data).to_fetch()
             self._runner.book.tally.transferred(calling_site(), "sent", len(data))
@@ -187,10 +192,7 @@ class FederationService(rpc.FederationServicer):
         site = calling_site()
         self._run_of(site, commit.run)
         measured = await self._runner.in_database(self._intake.to_measure, site, commit)
-        blobs = self._runner.store.blobs
-        norm = None
-        if measured is not None:
-            norm = await self._runner.in_files(update_norm, measured, blobs.get)
+        norm = None if measured is None else await self._norms.of(site, measured)
         row = await self._runner.in_database(self._intake.commit, site, commit, norm)
         return CommitUpdateResponse(Receipt.from_canonical_json(row.receipt_json), row.signature).to_wire()
 
@@ -235,6 +237,13 @@ class FederationService(rpc.FederationServicer):
     def _find_model(self, run: str, digest: str) -> Manifest | None:
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
+
+    def _whole_chunk(self, digest: str) -> bytes | None:
+        """A chunk; None where it is gone or damaged, which is no trouble if nothing names it any more."""
+        try:
+            return self._runner.store.blobs.get(digest)
+        except DamagedChunkError:
+            return None
 
     def _keep(self, manifest: Manifest, chunk: Chunk) -> None:
         """Check one pushed chunk whole, then store it."""
