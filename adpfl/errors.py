@@ -91,5 +91,9 @@ class StorageError(AdpflError):
     """The local disk refuses a write or a read: full, read-only, failing. Nothing that needed it was sent."""
 
 
+class DiskUnwritableError(StorageError):
+    """The local disk is full or read-only, which may pass; nothing was spent for what could not be stored."""
+
+
 class StateError(AdpflError):
     """A stored state is from another version, another run or another history."""

@@ -11,7 +11,14 @@ from typing import Literal
 import structlog
 
 from adpfl import __version__
-from adpfl.errors import AdpflError, BudgetError, ConfigError, IdentityError, StorageError
+from adpfl.errors import (
+    AdpflError,
+    BudgetError,
+    ConfigError,
+    DiskUnwritableError,
+    IdentityError,
+    StorageError,
+)
 from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire.messages import (
@@ -27,6 +34,7 @@ from adpfl.wire.messages import (
 from adpfl.wire.receipts import SignedReceipt
 from adpfl_client import scoring
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
+from adpfl_client.durable import may_pass, probe
 from adpfl_client.guard import RunCost
 from adpfl_client.heartbeat import Heartbeat, beating
 from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
@@ -45,6 +53,8 @@ REFUSALS_IN_A_ROW = 10
 """So often may the server contradict what it asked for before the run is given up here."""
 REFUSAL_PAUSE_SECONDS = 3.0
 SHORTEST_WAIT_SECONDS = 0.2
+DISK_SECONDS = 15.0
+"""Between two looks at a disk that is full or read-only."""
 
 Status = Literal["finished", "failed", "refused"]
 log = structlog.get_logger()
@@ -102,7 +112,8 @@ class Agent:
             ConfigError: with `until_finished`, the server has no run that names this site.
             IdentityError: the server does not accept this site, or is not the one it says.
             IntegrityError: a signed receipt shows that the ledger was rolled back; nothing was spent.
-            StorageError: the local disk refuses; no run can go on.
+            StorageError: the local disk fails, or refuses what budget was reserved for; no run can go on. One
+                that is full or read-only before that is waited for.
             StopRequestedError: the agent was asked to stop.
         """
         try:
@@ -113,23 +124,46 @@ class Agent:
             raise
 
     def _work(self, *, until_finished: bool) -> list[RunOutcome]:
-        self._join()
         while True:
-            if self._site.connection.outages > self._outages_seen:
-                self._note_outage()
-                self._join()
-            elif self._monotonic() >= self._join_due:
-                self._join()  # a run that was created meanwhile must not wait for the others to end
-            if self._runs:
-                for name in list(self._runs):
-                    self._advance(name, max(1, LONG_POLL_SECONDS // len(self._runs)))
-            elif until_finished and self._outcomes:
-                return list(self._outcomes.values())
-            elif until_finished:
-                raise ConfigError(f"the server has no run that names {self._site.name}")
-            else:
-                self._wait(IDLE_SECONDS)
-                self._join()
+            try:
+                self._look_around()
+                if self._runs:
+                    for name in list(self._runs):
+                        self._advance(name, max(1, LONG_POLL_SECONDS // len(self._runs)))
+                elif until_finished and self._outcomes:
+                    return list(self._outcomes.values())
+                elif until_finished:
+                    raise ConfigError(f"the server has no run that names {self._site.name}")
+                else:
+                    self._wait(IDLE_SECONDS)
+                    self._join_due = self._monotonic()
+            except DiskUnwritableError as error:
+                self._wait_for_disk(error)
+
+    def _look_around(self) -> None:
+        """Join where that is due: at first, after an outage, and now and then for runs created meanwhile."""
+        if self._site.connection.outages > self._outages_seen:
+            self._note_outage()
+            self._join()
+        elif self._monotonic() >= self._join_due:
+            self._join()
+
+    def _wait_for_disk(self, error: DiskUnwritableError) -> None:
+        """Say that the disk is full or read-only, and wait until it takes something again.
+
+        Nothing was spent. What is known of the runs is let go, and read from the disk as after a restart.
+        """
+        log.error("the disk refuses; nothing is spent until it works again", reason=str(error))
+        self._runs.clear()
+        while True:
+            self._wait(DISK_SECONDS)
+            try:
+                probe(self._site.config.state_dir)
+            except OSError:
+                continue
+            break
+        log.info("the disk works again")
+        self._join_due = self._monotonic()
 
     def _join(self) -> None:
         self._join_due = self._monotonic() + IDLE_SECONDS
@@ -258,9 +292,8 @@ class Agent:
             self._end(name, "failed", f"failed: {error}")
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise StorageError(
-                f"run {name}: a local file cannot be used: {reason}: {error.filename}"
-            ) from error
+            kind = DiskUnwritableError if may_pass(error) else StorageError
+            raise kind(f"run {name}: a local file cannot be used: {reason}: {error.filename}") from error
 
     def _contradicted(self, name: str, error: ServerRefusalError) -> None:
         """The run's state moved on between question and answer; ask again, but not for ever."""

@@ -17,6 +17,9 @@ from adpfl.commandline import VersionOption, run_command
 from adpfl_client.operator_cli import operate_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from adpfl.security.identity import CallerIdentity
     from adpfl_client.config import SiteConfig
 
 SiteOption = Annotated[
@@ -92,17 +95,22 @@ def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: str) ->
 @app.command()
 def enroll(
     context: typer.Context,
+    *,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The file that the operator sent.")],
     site: SiteOption = None,
     config: ConfigOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up an identity that came from another bundle.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Where the consortium signs offline: ask again until it has.")
+    ] = False,
 ) -> None:
     """Make this site's key and have the server certify it.
 
     The key never leaves the site. The command may be repeated after a crash or a lost answer: the same
-    bundle gives the same certificate.
+    bundle gives the same certificate. A consortium that signs offline answers at first that the request
+    waits (exit code 1): run the same command again later, or with --wait.
 
     Example: adpfl-client enroll hospital1.bundle.json
     """
@@ -119,18 +127,25 @@ def enroll(
         where = _Where(read_bundle(bundle).name, None)
     settings = _load_from(where)
     holder = Holder("site", settings.site)
-    identity = enroll_holder(
-        bundle,
-        settings.state_dir,
-        holder,
-        now=datetime.now(UTC),
-        replace=replace,
-        route=route_of(settings),
-    )
+    route = route_of(settings)
+
+    def attempt() -> "CallerIdentity":
+        now = datetime.now(UTC)
+        return enroll_holder(bundle, settings.state_dir, holder, now=now, replace=replace, route=route)
+
+    identity = _waited_for(attempt) if wait else attempt()
     typer.echo(
         f"{identity.site} is enrolled with {identity.consortium} at {identity.address}, "
         f"certificate valid until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"
     )
+
+
+def _waited_for(attempt: "Callable[[], CallerIdentity]") -> "CallerIdentity":
+    import time
+
+    from adpfl_client.signature_wait import enroll_and_wait
+
+    return enroll_and_wait(attempt, tell=lambda words: typer.echo(words, err=True), pause=time.sleep)
 
 
 @app.command()

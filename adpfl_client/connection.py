@@ -74,6 +74,9 @@ _HANDSHAKE_MARKS = (
     "certificate verify failed",
 )
 
+LONGEST_PUSHBACK_SECONDS = 60.0
+"""The server may ask a site to come back later, but not to stay away."""
+
 LINK_ERRORS = (grpc.RpcError, grpc.FutureCancelledError)
 
 Answer = TypeVar("Answer")
@@ -323,7 +326,8 @@ class Connection:
         code, details = _code(error), _details(error)
         if self._stopping.is_set():
             raise StopRequestedError from None
-        if code not in RETRIED:
+        pushback = _pushback_seconds(error) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+        if code not in RETRIED and pushback is None:
             raise _final_error(name, code, details) from error
         refused_by_proxy = self._route.refused(details)
         if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
@@ -334,9 +338,9 @@ class Connection:
             # Once the server has been reached, a failed handshake is likelier a captive portal than a wrong
             # bundle.
             raise IdentityError(f"the server's certificate was not accepted: {details}") from error
-        if self._lost_since is None:
+        if self._lost_since is None and pushback is None:  # a busy server is no lost link
             self._lost_since = self._monotonic()
-        seconds = self._backoff.next_wait_seconds()
+        seconds = (pushback or 0.0) + self._backoff.next_wait_seconds()
         log.warning(
             "call failed; will try again",
             call=name,
@@ -400,7 +404,16 @@ def _code(error: Exception) -> grpc.StatusCode:
 
 def _details(error: Exception) -> str:
     details = error.details() if isinstance(error, grpc.Call) else None
-    return " ".join((details or "the call was cancelled").split())
+    return limits.shown_text(" ".join((details or "the call was cancelled").split()))
+
+
+def _pushback_seconds(error: Exception) -> float | None:
+    """How long the server asks this site to wait before the same call; None where it does not."""
+    found = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    text = str(found.get(limits.RETRY_AFTER_METADATA, ""))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        return None
+    return min(int(text) / 1000, LONGEST_PUSHBACK_SECONDS)
 
 
 def _final_error(name: str, code: grpc.StatusCode, details: str) -> AdpflError:

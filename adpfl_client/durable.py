@@ -7,16 +7,20 @@ What is written here fails with the system's own `OSError`; the keepers of the f
 `storing`, which names what could not be stored.
 """
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from adpfl.errors import StorageError
+from adpfl.errors import DiskUnwritableError, StorageError
 from adpfl.security.private_files import PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, sync_folder
 
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+PROBE_BYTES: Final = 64 * 2**10
 PARTIAL_SUFFIX = ".partial"
 """Marks what was being written when a process died; never read as if it were whole."""
 
@@ -29,16 +33,58 @@ def storing(what: str) -> Iterator[None]:
         what: what is stored, by its role: "the record of the run".
 
     Raises:
+        DiskUnwritableError: the disk is full or read-only, which may pass.
         StorageError: names the role, the file and the system's reason.
     """
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise StorageError(
+        raise (DiskUnwritableError if may_pass(error) else StorageError)(
             f"{what}: the disk refuses: {error.strerror or error}{where}; nothing that needed it was sent, "
             "and what was reserved stays charged"
         ) from error
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether a refusal of the disk may pass: it is full, or read-only."""
+    return error.errno in _PASSING
+
+
+def probe(folder: Path) -> None:
+    """Write, sync and remove a small file.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.") as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def room(path: Path, size: int) -> Iterator[None]:
+    """Hold so many bytes of the disk for the block: what is written right after it finds room.
+
+    Args:
+        path: a file in an existing folder of the same disk; gone after the block, and after a crash to be
+            discarded by its suffix.
+        size: in bytes.
+
+    Raises:
+        OSError: the disk has not so much room.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
+    try:
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+        yield
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def make_private_folder(path: Path) -> Path:

@@ -15,14 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import StringConstraints
 
 from adpfl.config import FrozenModel, Name, parse
-from adpfl.errors import ConfigError, IdentityError, ProtocolError
+from adpfl.errors import ConfigError, IdentityError
 from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
 from adpfl.security.certificates import Holder, Role, create_request, new_key, to_pem
 from adpfl.security.identity import (
@@ -44,9 +43,8 @@ from adpfl.security.private_files import (
     replace_file,
     write_new,
 )
-from adpfl.security.tls import ENROLLMENT_CHANNEL_OPTIONS, enrollment_channel_credentials
-from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc
-from adpfl.wire.messages import EnrollRequest, EnrollResponse
+from adpfl.security.signing_files import key_fingerprint
+from adpfl_client.enrollment_call import ask_for_certificate
 from adpfl_client.proxy import UNNAMED, Route
 
 IDENTITY_FOLDER = "identity"
@@ -60,9 +58,13 @@ CERTIFICATE = "certificate.pem"
 AUTHORITY_CERTIFICATE = "ca.pem"
 SERVER_CERTIFICATE = "server.pem"
 FEDERATION = "federation.json"
+AWAITED = "awaits-signature"
+"""Marks a pending enrolment whose request the server keeps: it may be asked for past the bundle's end."""
 PUBLIC_MODE = 0o644
 
-ENROLL_TIMEOUT_SECONDS = 30.0
+
+class AwaitingSignatureError(IdentityError):
+    """The server keeps the request until the consortium's offline authority has signed it."""
 
 
 class FederationRecord(FrozenModel):
@@ -105,8 +107,10 @@ def enroll(
 
     Raises:
         IdentityError: the bundle is unreadable, expired or another's; the holder is enrolled already; the
-            server cannot be reached, is another consortium's, refuses, or answers with an unusable
-            certificate. An existing identity is untouched.
+            server is another consortium's, refuses, or answers with an unusable certificate. An existing
+            identity is untouched.
+        AwaitingSignatureError: the consortium's authority, which is kept offline, has not signed yet.
+        UnreachableError: the server cannot be reached.
     """
     bundle = read_bundle(bundle_path)
     if bundle.holder != holder:
@@ -125,7 +129,7 @@ def enroll(
     pending = state_dir / PENDING_FOLDER
     begun = pending.exists() and _is_from(pending, bundle)
     if not (begun and (pending / CERTIFICATE).exists()):
-        if now >= bundle.expires_at:
+        if now >= bundle.expires_at and not (begun and (pending / AWAITED).exists()):
             raise IdentityError(
                 f"{bundle_path}: expired at {time_text(bundle.expires_at)}; "
                 f"it is {time_text(now)} by this machine's clock; ask the operator for a new bundle"
@@ -133,7 +137,10 @@ def enroll(
         if not begun:
             _prepare(pending, bundle)
             remove_folder(state_dir / RENEWED_FOLDER)  # it renews an identity that is about to end
-        certificate = _ask_for_certificate(bundle, authority, read_public(pending / REQUEST), route)
+        certificate = ask_for_certificate(bundle, authority, read_public(pending / REQUEST), route)
+        if certificate is None:
+            replace_file(pending / AWAITED, b"", mode=PUBLIC_MODE)
+            raise AwaitingSignatureError(_awaiting(holder, load_key(pending / KEY)))
         what = f"certificate from {bundle.enroll_address}"
         check_certificate(certificate, pending, authority, holder, now, what=what)
         replace_file(pending / CERTIFICATE, to_pem(certificate), mode=PUBLIC_MODE)
@@ -266,48 +273,10 @@ def _prepare(pending: Path, bundle: EnrollmentBundle) -> None:
     publish_folder(staging, pending)
 
 
-def _ask_for_certificate(
-    bundle: EnrollmentBundle, authority: x509.Certificate, request: bytes, route: Route
-) -> x509.Certificate:
-    credentials = enrollment_channel_credentials(authority)
-    where = bundle.enroll_address
-    try:
-        asked = EnrollRequest(bundle.role, bundle.name, bundle.token.get_secret_value(), request)
-        with grpc.secure_channel(
-            where, credentials, (*ENROLLMENT_CHANNEL_OPTIONS, *route.options)
-        ) as channel:
-            stub = federation_pb2_grpc.EnrollmentStub(channel)  # type: ignore[no-untyped-call]
-            message = stub.Enroll(asked.to_wire(), timeout=ENROLL_TIMEOUT_SECONDS)
-        answer = EnrollResponse.from_wire(message)
-    except grpc.RpcError as error:
-        raise IdentityError(_explain(error, bundle, route)) from error
-    except ProtocolError as error:
-        raise IdentityError(f"enrolment at {where}: {error}") from error
-    return load_certificate(answer.certificate_chain, what=f"answer of {where}")
-
-
-def _explain(error: grpc.RpcError, bundle: EnrollmentBundle, route: Route) -> str:
-    """Put a failed call into words that say what to do; gRPC reports a TLS failure as text alone."""
-    where = f"enrolment at {bundle.enroll_address}"
-    details = " ".join((error.details() or "no details").split())
-    through = f"; dialled through the proxy {route.proxy}" if route.proxy else ""
-    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
-        return (
-            f"{where}: refused; the bundle's token has ended or was used with another key; "
-            "ask the operator for a new bundle"
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return (
-            f"{where}: the server's certificate is expired or not signed by the certificate authority of "
-            f"{bundle.consortium!r}; nothing was sent{through}"
-        )
-    if "Hostname Verification" in details:
-        return f"{where}: the server's certificate is for another address; nothing was sent{through}"
-    if route.refused(details):
-        return f"{where}: {route.explained(details)}"
+def _awaiting(holder: Holder, key: ec.EllipticCurvePrivateKey) -> str:
     return (
-        f"{where}: the server cannot be reached or cannot answer: {route.explained(details)} "
-        "(repeat the command later)"
+        f"{named(holder)}: your request waits for the consortium's signature; nothing is lost, and the same "
+        f"command asks again; tell the operator your key's fingerprint: {key_fingerprint(key.public_key())}"
     )
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from adpfl.errors import IdentityError, IntegrityError, StorageError
+from adpfl.errors import DiskUnwritableError, IdentityError, IntegrityError, StorageError
 from adpfl.privacy.ledger_chain import GENESIS, KEY_BYTES, Entry
 from adpfl.security.private_files import PRIVATE_FILE_MODE, read_private
-from adpfl_client.durable import new_file, write_bytes
+from adpfl_client.durable import may_pass, new_file, write_bytes
 
 DATABASE_NAME: Final = "ledger.sqlite"
 KEY_NAME: Final = "ledger.key"
@@ -32,6 +32,9 @@ LOCK_WAIT_SECONDS: Final = 30.0
 _LOCK_POLL_SECONDS: Final = 0.02
 
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNWRITABLE: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+)
 
 _TABLE: Final = """CREATE TABLE entries (
     sequence INTEGER PRIMARY KEY,
@@ -219,15 +222,19 @@ def storage(what: str) -> Iterator[None]:
     """Turn a failing disk or database into one line.
 
     Raises:
-        StorageError: disk full, read-only or failing, or the lock held too long.
+        DiskUnwritableError: the disk is full or read-only, which may pass.
+        StorageError: it fails otherwise, or the lock is held too long.
         IntegrityError: the file is no database, or a damaged one.
     """
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        if getattr(error, "sqlite_errorcode", None) in _DAMAGED:
+    except OSError as error:
+        raise (DiskUnwritableError if may_pass(error) else StorageError)(f"{what}: {error}") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGED:
             raise IntegrityError(f"{what}: {error}") from error
-        raise StorageError(f"{what}: {error}") from error
+        raise (DiskUnwritableError if code in _UNWRITABLE else StorageError)(f"{what}: {error}") from error
 
 
 def has_traces(folder: Path) -> bool:

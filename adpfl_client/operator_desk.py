@@ -1,6 +1,7 @@
 """The calls of operators and auditors, over their own mutually authenticated channel."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -21,12 +22,13 @@ from adpfl.wire.operations import (
     GetStatusRequest,
     ReadAuditLogRequest,
     RenewRequest,
+    RenewResponse,
     RevokeRequest,
     RunControl,
 )
-from adpfl_client.enrollment import PUBLIC_MODE, enrolled_holder, load_identity
+from adpfl_client.enrollment import PUBLIC_MODE, AwaitingSignatureError, enrolled_holder, load_identity
 from adpfl_client.proxy import Route, environment_route
-from adpfl_client.renewal import renew, renewal_due
+from adpfl_client.renewal import renew, renewal_due, signed_chain
 from adpfl_client.running_identity import open_channel
 
 CALL_SECONDS: Final = 30.0
@@ -75,11 +77,14 @@ class Desk:
         return [parse_entry(message.entry_json, "the server's audit log") for message in stream]
 
     def renew(self, request: bytes) -> bytes:
-        """The next certificate, for a signing request."""
+        """The next certificate, for a signing request.
+
+        Raises:
+            AwaitingSignatureError: the request waits for an authority that is kept offline.
+        """
         asked = RenewRequest(request).to_wire()
         answer = self._answered(lambda: self._identity.Renew(asked, timeout=CALL_SECONDS))
-        chain: bytes = answer.certificate_chain
-        return chain
+        return signed_chain(RenewResponse.from_wire(answer))
 
     def _answered(self, call: Callable[[], Answer]) -> Answer:
         """The answer, or the server's reason in one line.
@@ -109,7 +114,7 @@ def open_desk(folder: Path) -> Desk:
     desk = Desk(open_channel(identity, route), route)
     if not renewal_due(identity, now):
         return desk
-    with desk:
+    with desk, suppress(AwaitingSignatureError):  # the certificate that is here works until its end
         identity = renew(folder, identity, desk.renew, now=now)
     return Desk(open_channel(identity, route), route)
 

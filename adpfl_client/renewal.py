@@ -23,6 +23,7 @@ from adpfl.security.private_files import (
     replace_file,
     write_new,
 )
+from adpfl.wire.operations import RenewResponse
 from adpfl_client.enrollment import (
     AUTHORITY_CERTIFICATE,
     CERTIFICATE,
@@ -33,6 +34,7 @@ from adpfl_client.enrollment import (
     RENEWED_FOLDER,
     REQUEST,
     SERVER_CERTIFICATE,
+    AwaitingSignatureError,
     check_certificate,
     finish_renewal,
     load_identity,
@@ -46,6 +48,17 @@ WARN_BEFORE: Final = timedelta(days=14)
 
 AskForCertificate = Callable[[bytes], bytes]
 """A signing request (DER) to a certificate chain (PEM), over the wire."""
+
+
+def signed_chain(answer: RenewResponse) -> bytes:
+    """The certificate chain of an answer.
+
+    Raises:
+        AwaitingSignatureError: the request waits for an authority that is kept offline.
+    """
+    if answer.awaits_signature:
+        raise AwaitingSignatureError("the renewal waits for the consortium's signature")
+    return answer.certificate_chain
 
 
 def renewal_due(identity: CallerIdentity, now: datetime) -> bool:

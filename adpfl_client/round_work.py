@@ -6,13 +6,21 @@ has signed for them. A crash before the seal costs the reservation, a crash afte
 update that was signed for is kept until the next one is: a server restored from a backup asks for it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 from torch import Tensor
 
-from adpfl.errors import IntegrityError, ModelMismatchError, PrivacyError, StateError
+from adpfl.errors import (
+    DiskUnwritableError,
+    IntegrityError,
+    ModelMismatchError,
+    PrivacyError,
+    StateError,
+    StorageError,
+)
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kernels.keystream import KeystreamKey
 from adpfl.kill_points import reach
@@ -21,7 +29,7 @@ from adpfl.learning.local_update import LocalUpdate, TrainingStoppedError, local
 from adpfl.learning.networks import TensorLayout
 from adpfl.privacy.engine import EngineState, PrivacyEngine
 from adpfl.privacy.ledger import Reservation
-from adpfl.wire.chunks import Manifest
+from adpfl.wire.chunks import ELEMENT_BYTES, Manifest
 from adpfl.wire.messages import NextTaskResponse, SiteActivity
 from adpfl.wire.receipts import CommitOutcome, SignedReceipt, verify_receipt
 from adpfl.wire.transfers import CommitUpdateRequest, CommitUpdateResponse, HaveRequest
@@ -223,6 +231,52 @@ def _train(
 ) -> SpooledUpdate | None:
     weights = load_weights(base.path, run.layout)
     state = read_engine_state(run.folder)
+    with site.spool.room(run.name, ELEMENT_BYTES * run.dimension):
+        done = _train_reserved(site, run, key, weights, state, audience=audience)
+    if done is None:
+        return None
+    reservation, trained, new_state = done
+    reach("client.trained")
+    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
+    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
+    with _charged():
+        update = site.spool.seal(
+            key,
+            {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
+            chunk_size=base.chunk_size,
+            reservation=reservation.id,
+            steps=trained.steps,
+            engine_state=new_state.model_dump(mode="json"),
+        )
+        reach("client.spooled")
+        site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
+        reach("client.sealed")
+    return update
+
+
+@contextmanager
+def _charged() -> Iterator[None]:
+    """Work that budget has been reserved for: done again it costs again, so no disk is waited for in it.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        yield
+    except DiskUnwritableError as error:
+        raise StorageError(str(error)) from error
+
+
+def _train_reserved(
+    site: Site,
+    run: LocalRun,
+    key: SpoolKey,
+    weights: dict[str, Tensor],
+    state: EngineState | None,
+    *,
+    audience: _Audience,
+) -> tuple[Reservation, LocalUpdate, EngineState] | None:
+    """Reserve the round's budget and do its steps; None where the round closed meanwhile."""
     taking_part, reservation = _reserve(site, run, key, state)
     reach("client.reserved")
     audience.activity(SiteActivity.TRAINING)
@@ -244,24 +298,10 @@ def _train(
         except TrainingStoppedError as stopped:
             if site.stopping.is_set():
                 raise StopRequestedError from stopped
-            run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+            with _charged():
+                run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
             return None
-        new_state = engine.state
-    shapes = {name: tuple(tensor.shape) for name, tensor in trained.delta.items()}
-    reach("client.trained")
-    check_update(shapes, {tensor.name: tensor.shape for tensor in run.trainable})
-    update = site.spool.seal(
-        key,
-        {name: trained.delta[name].numpy() for name in tensor_names(base.path) if name in trained.delta},
-        chunk_size=base.chunk_size,
-        reservation=reservation.id,
-        steps=trained.steps,
-        engine_state=new_state.model_dump(mode="json"),
-    )
-    reach("client.spooled")
-    site.ledger.seal(reservation.id, update.entry.update_digest, now=site.clock())
-    reach("client.sealed")
-    return update
+        return reservation, trained, engine.state
 
 
 def _run_steps(
@@ -309,7 +349,8 @@ def _reserve(
             if participants(site, run) == taking_part:
                 raise
             continue  # somebody was excluded between the question and the reservation: ask again
-        run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
+        with _charged():
+            run.recorder.set_guarantee(site.ledger.guarantee_of(run.name))
         return taking_part, reservation
 
 

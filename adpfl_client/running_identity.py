@@ -12,7 +12,7 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire.operations import RenewRequest
 from adpfl_client.local_site import Site
 from adpfl_client.proxy import Route, route_of
-from adpfl_client.renewal import ends_soon, renew, renewal_due
+from adpfl_client.renewal import ends_soon, renew, renewal_due, signed_chain
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ def with_certificate_renewed(site: Site) -> Site:
         return site
 
     def ask(request: bytes) -> bytes:
-        return site.connection.renew(RenewRequest(request)).certificate_chain
+        return signed_chain(site.connection.renew(RenewRequest(request)))
 
     try:
         renewed = renew(site.config.state_dir, site.identity, ask, now=now)

@@ -9,6 +9,7 @@ discarded and stays charged.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from adpfl_client.durable import (
     make_private_folder,
     new_file,
     new_folder,
+    room,
     storing,
     write_bytes,
 )
@@ -35,6 +37,8 @@ from adpfl_client.durable import (
 ENTRY_FILE = "entry.json"
 MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILE = "update.payload"
+MARGIN_BYTES = 4 * 2**20
+"""Held beside an update's bytes: for its manifest, the ledger's rows and the run's record."""
 _RUN_FOLDER_DIGITS = 16
 _ROLE = "the spool of finished updates"
 
@@ -111,6 +115,23 @@ class Spool:
             for run_folder in self._run_folders()
             for path in discard_partials(run_folder)
         ]
+
+    @contextmanager
+    def room(self, run: str, payload_bytes: int) -> Iterator[None]:
+        """Hold the room that an update will need, so that no budget is reserved for one that finds none.
+
+        Args:
+            run: whose update.
+            payload_bytes: of the update.
+
+        Raises:
+            DiskUnwritableError: there is not so much, or the disk is read-only.
+        """
+        with ExitStack() as held:
+            with storing("room for the update"):
+                folder = make_private_folder(self.folder / run)
+                held.enter_context(room(folder / "room", payload_bytes + MARGIN_BYTES))
+            yield
 
     @storing(_ROLE)
     def seal(

@@ -4,10 +4,11 @@ A certificate that still works buys its holder the next one (`renew`), so that n
 because a year is over.
 """
 
-import hashlib
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from cryptography import x509
 
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
@@ -20,6 +21,8 @@ from adpfl.security.certificates import (
     to_pem,
 )
 from adpfl.security.identity import load_certificate
+from adpfl.wire.chunks import sha256_hex
+from adpfl_server import signing_queue
 from adpfl_server.audit_log import record
 from adpfl_server.database import transaction
 
@@ -50,9 +53,7 @@ class IssuedCertificate:
         """In words: whether it works."""
         if self.revoked_at is not None:
             return "revoked"
-        if self.not_after < now.timestamp():
-            return "expired"
-        return "expires soon" if self.not_after < (now + EXPIRES_SOON).timestamp() else "works"
+        return standing_until(self.not_after, now)
 
     def document(self, now: datetime) -> dict[str, object]:
         """For a program."""
@@ -63,6 +64,13 @@ class IssuedCertificate:
             "not_after_unix_seconds": self.not_after,
             "standing": self.standing(now),
         }
+
+
+def standing_until(not_after: float, now: datetime) -> str:
+    """In words: how near a certificate's end is."""
+    if not_after < now.timestamp():
+        return "expired"
+    return "expires soon" if not_after < (now + EXPIRES_SOON).timestamp() else "works"
 
 
 def issued(database: sqlite3.Connection) -> list[IssuedCertificate]:
@@ -103,14 +111,14 @@ def check_not_revoked(database: sqlite3.Connection, serial: str) -> None:
 
 def renew(
     database: sqlite3.Connection,
-    authority: CertificateAuthority,
+    authority: CertificateAuthority | None,
     *,
     holder: Holder,
     serial: str,
     request: bytes,
     now: datetime,
     lifetime: timedelta = CLIENT_LIFETIME,
-) -> bytes:
+) -> bytes | None:
     """Certify the next key of somebody whose certificate still works.
 
     The old certificate goes on working until its own end: the new one may be lost on its way, and then the
@@ -118,7 +126,7 @@ def renew(
 
     Args:
         database: the server's, in autocommit mode.
-        authority: what signs.
+        authority: what signs; None where its key is kept offline.
         holder: whom the caller's certificate names.
         serial: of the caller's certificate.
         request: PKCS#10, DER.
@@ -126,14 +134,15 @@ def renew(
         lifetime: of the certificate.
 
     Returns:
-        The certificate, PEM. The same bytes for the same request.
+        The certificate, PEM, the same bytes for the same request; None while the request waits for an
+        authority that is kept offline.
 
     Raises:
         IdentityError: the caller's certificate is unknown or revoked, the request is unusable, or the holder
             has renewed `RENEWALS_A_DAY` times within a day.
     """
     public_key_of_request(request)
-    request_sha256 = sha256_text(request)
+    request_sha256 = sha256_hex(request)
     with transaction(database):
         check_not_revoked(database, serial)
         known = database.execute(
@@ -143,17 +152,27 @@ def renew(
         ).fetchone()
         if known is not None:
             return str(known["pem"]).encode()
-        recent = database.execute(
-            "SELECT count(*) FROM certificates WHERE role = ? AND name = ? AND issued_at > ?",
-            (holder.role, holder.name, (now - timedelta(days=1)).timestamp()),
-        ).fetchone()[0]
-        if recent >= RENEWALS_A_DAY:
-            raise IdentityError(
-                f"{holder} has {recent} certificates of the last 24 hours; no more are issued"
-            )
+        if authority is None and signing_queue.outcome(database, request_sha256) == "waiting":
+            return None
+        _check_renewals(database, holder, now)
+        if authority is None:
+            signing_queue.wait(database, holder, request, purpose="renewal", now=now)
+            return None
+        signing_queue.withdraw(database, holder, now=now, purpose="renewal")
         pem = certify(database, authority, holder, request, now=now, lifetime=lifetime)
         record(database, now, "renewed", actor=holder, subject=holder, detail=serial_words(pem))
     return pem.encode()
+
+
+def _check_renewals(database: sqlite3.Connection, holder: Holder, now: datetime) -> None:
+    since = now - timedelta(days=1)
+    row = database.execute(
+        "SELECT count(*) FROM certificates WHERE role = ? AND name = ? AND issued_at > ?",
+        (holder.role, holder.name, since.timestamp()),
+    ).fetchone()
+    recent = int(row[0]) + signing_queue.asked_since(database, holder, since)
+    if recent >= RENEWALS_A_DAY:
+        raise IdentityError(f"{holder} has {recent} certificates of the last 24 hours; no more are issued")
 
 
 def certify(
@@ -167,7 +186,19 @@ def certify(
 ) -> str:
     """Sign a certificate and keep it, within a transaction; returns it as PEM."""
     certificate = issue_client_certificate(authority, request, holder, now=now, lifetime=lifetime)
-    pem = to_pem(certificate).decode()
+    keep(database, certificate, holder, sha256_hex(request), now=now)
+    return to_pem(certificate).decode()
+
+
+def keep(
+    database: sqlite3.Connection,
+    certificate: x509.Certificate,
+    holder: Holder,
+    request_sha256: str,
+    *,
+    now: datetime,
+) -> None:
+    """Keep a certificate that the authority has signed, within a transaction: from then on it works."""
     database.execute(
         "INSERT INTO certificates (serial, role, name, not_after, issued_at, pem, request_sha256) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -177,18 +208,12 @@ def certify(
             holder.name,
             certificate.not_valid_after_utc.timestamp(),
             now.timestamp(),
-            pem,
-            sha256_text(request),
+            to_pem(certificate).decode(),
+            request_sha256,
         ),
     )
-    return pem
 
 
 def serial_words(pem: str) -> str:
     """A certificate as the audit log names it."""
     return f"certificate {serial_text(load_certificate(pem.encode(), what='certificate'))}"
-
-
-def sha256_text(data: bytes) -> str:
-    """SHA-256, hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import VersionOption, run_command
+from adpfl_server.authority_cli import (
+    add_authority,
+    add_certificates,
+    add_requests,
+    ask_for_server_certificate,
+    found_with_offline_authority,
+)
 from adpfl_server.operator_cli import add_audit_log, add_controls
 
 if TYPE_CHECKING:
@@ -98,12 +105,19 @@ def init(
     authority_key: Annotated[
         Path | None, typer.Option("--authority-key", metavar="FILE", help="That authority's P-256 key.")
     ] = None,
+    offline_authority: Annotated[
+        Path | None,
+        typer.Option(
+            "--offline-authority", metavar="FILE", help="The certificate of one whose key stays elsewhere."
+        ),
+    ] = None,
 ) -> None:
     """Make the consortium's certificate authority and the server's certificate.
 
     Where there is no configuration yet, a commented one is written first. Keys are never overwritten. With
     --authority-certificate and --authority-key the consortium is founded on an authority that you bring,
-    self-signed or an intermediate made for this purpose; both files are copied.
+    self-signed or an intermediate made for this purpose; both files are copied. With --offline-authority the
+    authority's key never comes to this machine: what it must sign waits in `adpfl-server requests`.
 
     Example: adpfl-server init --host fl.example.org
     """
@@ -113,10 +127,7 @@ def init(
     from adpfl_server.pki import PKI_FOLDER, init_consortium, read_authority
     from adpfl_server.starter import write_starter
 
-    if (authority_certificate is None) != (authority_key is None):
-        raise ConfigError("--authority-certificate and --authority-key go together; one of them is missing")
-    if authority_certificate is not None and consortium is not None:
-        raise ConfigError(f"--consortium is {consortium}; an authority of yours has its own organisation")
+    _require_one_founder(consortium, authority_certificate, authority_key, offline_authority)
     path = _path(config, context)
     starting = not path.exists()
     if starting:
@@ -127,21 +138,44 @@ def init(
         settings = _load(config, context)
         hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
         now = datetime.now(UTC)
-        founder = (
-            read_authority(authority_certificate, authority_key, now=now)
-            if authority_certificate and authority_key
-            else consortium or "adpfl consortium"
-        )
-        identity = init_consortium(settings.state_dir, founder, hosts, now=now)
+        if offline_authority is not None:
+            name = found_with_offline_authority(settings.state_dir, offline_authority, hosts)
+        else:
+            founder = (
+                read_authority(authority_certificate, authority_key, now=now)
+                if authority_certificate and authority_key
+                else consortium or "adpfl consortium"
+            )
+            name = init_consortium(settings.state_dir, founder, hosts, now=now).consortium
     except AdpflError:
         if starting:
             path.unlink()  # a starter without keys would be half an initialisation
         raise
     if starting:
         typer.echo(f"wrote {path}; name your runs there")
-    typer.echo(f"made the keys of {identity.consortium!r} in {settings.state_dir / PKI_FOLDER}")
+    typer.echo(f"made the keys of {name!r} in {settings.state_dir / PKI_FOLDER}")
+    if offline_authority is not None:
+        ask_for_server_certificate(settings.state_dir, hosts)
+        return
     typer.echo(f"sites may dial: {', '.join(hosts)}")
     typer.echo("next: adpfl-server enroll SITE for each site, then start adpfl-server")
+
+
+def _require_one_founder(
+    consortium: str | None,
+    authority_certificate: Path | None,
+    authority_key: Path | None,
+    offline_authority: Path | None,
+) -> None:
+    """Refuse options of `init` that contradict each other."""
+    from adpfl.errors import ConfigError
+
+    if (authority_certificate is None) != (authority_key is None):
+        raise ConfigError("--authority-certificate and --authority-key go together; one of them is missing")
+    if (authority_certificate or offline_authority) is not None and consortium is not None:
+        raise ConfigError(f"--consortium is {consortium}; an authority of yours has its own organisation")
+    if authority_certificate is not None and offline_authority is not None:
+        raise ConfigError("--authority-certificate and --offline-authority contradict each other; give one")
 
 
 @app.command()
@@ -172,9 +206,9 @@ def enroll(
     from adpfl.security.bundle import write_bundle
     from adpfl.security.certificates import Holder
     from adpfl_server.database import open_database
-    from adpfl_server.enrollment import bundle_for, issue_token
     from adpfl_server.pki import load_server_identity
     from adpfl_server.store import DATABASE_FILE
+    from adpfl_server.tokens import bundle_for, issue_token
 
     settings = _load(config, context)
     now = datetime.now(UTC)
@@ -222,43 +256,6 @@ def revoke(
         typer.echo(f"{name} has no certificate that works; its open tokens, if any, are ended")
         return
     typer.echo(f"revoked {len(serials)} certificate(s) of {name}")
-
-
-@app.command("renew-certificate")
-def renew_certificate(
-    context: typer.Context,
-    config: ConfigOption = None,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST", help="A further name or address that sites dial; repeatable."),
-    ] = None,
-) -> None:
-    """Issue the server's next certificate, for the key that it has; a running server shows it at once.
-
-    Its names are those of the configuration's public addresses and of --host. Sites notice nothing.
-
-    Example: adpfl-server renew-certificate
-    """
-    from datetime import UTC, datetime
-
-    from adpfl_server.pki import renew_server_certificate
-
-    settings = _load(config, context)
-    hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
-    identity = renew_server_certificate(settings.state_dir, hosts, now=datetime.now(UTC))
-    until = f"{identity.certificate.not_valid_after_utc:%Y-%m-%d}"
-    typer.echo(f"renewed the server's certificate until {until}; sites may dial: {', '.join(hosts)}")
-
-
-@app.command()
-def certificates(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - a flag
-    """List who holds a certificate, until when, and who was shut out.
-
-    Example: adpfl-server certificates
-    """
-    from adpfl_server.overview import print_certificates
-
-    print_certificates(_load(config, context), as_json=as_json)
 
 
 @app.command("check-config")
@@ -426,10 +423,6 @@ def _named_config(context: typer.Context) -> "ServerConfig":
     return _load(None, context)
 
 
-add_controls(app, _named_config)
-add_audit_log(app, _named_config)
-
-
 def _path(config: Path | None, context: typer.Context) -> Path:
     """`--config` after the subcommand, before it, or the default."""
     before: Path | None = context.obj
@@ -440,6 +433,13 @@ def _load(config: Path | None, context: typer.Context) -> "ServerConfig":
     from adpfl_server.config import load_server_config
 
     return load_server_config(_path(config, context))
+
+
+add_controls(app, _named_config)
+add_audit_log(app, _named_config)
+add_certificates(app, lambda context, config: _load(config, context))
+add_requests(app, lambda context, config: _load(config, context))
+add_authority(app)
 
 
 def _require_tls13() -> None:

@@ -11,6 +11,7 @@ from adpfl.errors import ConfigError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.tasks.registry import known_tasks
 from adpfl.wire.limits import ROUND_MAX
+from adpfl_server.limits_config import LimitsConfig
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 AddressText = Annotated[str, StringConstraints(max_length=300)]
@@ -48,6 +49,8 @@ class ServerConfig(FrozenModel):
     --round` and `export --best` choose from."""
     metrics_listen: AddressText | None = None
     """`host:port` of Prometheus metrics, plain HTTP without authentication; None is off."""
+    limits: LimitsConfig = LimitsConfig()
+    """How much of the server one caller, and all of them, may take."""
     reflection: bool = False
     """Serve gRPC reflection on the main port; for debugging."""
     runs: Annotated[tuple[RunEntry, ...], Field(max_length=1000)] = ()

@@ -46,15 +46,18 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
 from adpfl_server.certificate_table import check_not_revoked
+from adpfl_server.certificate_view import ending_soon
 from adpfl_server.config import ServerConfig, split_address
 from adpfl_server.database import open_database
+from adpfl_server.descriptors import DescriptorWatch, connections_within, take_descriptors
 from adpfl_server.enrollment import EnrollmentService
+from adpfl_server.enrollment_port import PatienceInterceptor
 from adpfl_server.health import StorageHealth
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import IdentityInterceptor
 from adpfl_server.metrics import MetricsPort, ServerCollector
 from adpfl_server.operations import IdentityService, OperationsService
-from adpfl_server.pki import WatchedIdentity, load_authority, load_server_identity
+from adpfl_server.pki import WatchedIdentity, find_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService
@@ -143,14 +146,19 @@ class Daemon:
         self._health = HealthServicer()
         self._storage_health = StorageHealth(self.runner, self._health, config.state_dir, ("", SERVICE_NAME))
         self._metrics: MetricsPort | None = None
-        self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time)
-        self._steering = Steering(self.runner, self._admission.drop)
+        limits = config.limits
+        self._descriptors = take_descriptors()
+        connections = connections_within(limits.connections, self._descriptors)
+        self._admission = IdentityInterceptor(self._check_certificate, self.runner.heard, time.time, limits)
+        self._steering = Steering(self.runner, self._admission.drop, partial(ending_soon, config.state_dir))
         self._main = grpc.aio.server(
             interceptors=[self._admission],
-            options=SERVER_OPTIONS,
+            options=(*SERVER_OPTIONS, *limits.main_port_options(connections)),
         )
         self._enrollment = grpc.aio.server(
-            options=ENROLLMENT_SERVER_OPTIONS, maximum_concurrent_rpcs=ENROLLMENTS_AT_ONCE
+            interceptors=[PatienceInterceptor()],
+            options=(*ENROLLMENT_SERVER_OPTIONS, *limits.port_options(connections)),
+            maximum_concurrent_rpcs=ENROLLMENTS_AT_ONCE,
         )
         self._enrollment_pool = ThreadPoolExecutor(ENROLLMENT_THREADS, thread_name_prefix="enrollment")
 
@@ -186,6 +194,7 @@ class Daemon:
         await self._enrollment.start()
         await self._storage_health.look()
         self.runner.spawn(self._storage_health.watch())
+        self.runner.spawn(DescriptorWatch(self._descriptors).watch(self.runner.stopping))
         _log.info(
             "serving",
             version=__version__,
@@ -221,7 +230,9 @@ class Daemon:
             version=__version__,
             instance_id=secrets.token_hex(16),
         )
-        authority = load_authority(self._config.state_dir, now=_now())
+        authority = find_authority(self._config.state_dir, now=_now())
+        if authority is None:
+            _log.info("the authority's key is not on this machine: enrolments and renewals wait to be signed")
         rpc.add_FederationServicer_to_server(service, self._main)  # type: ignore[no-untyped-call]
         rpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
             IdentityService(self.runner, authority), self._main
@@ -238,6 +249,7 @@ class Daemon:
             connect=lambda: open_database(database),
             clock=_now,
             executor=self._enrollment_pool,
+            limits=self._config.limits,
         )
         rpc.add_EnrollmentServicer_to_server(enrollment, self._enrollment)  # type: ignore[no-untyped-call]
 

@@ -197,7 +197,28 @@ _VERSION_5 = (
     """,
 )
 
-_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+# What waits, or has waited, for an authority whose key is kept offline.
+_SIGNING_REQUESTS = (
+    """
+    CREATE TABLE signing_requests (
+        request_sha256 TEXT PRIMARY KEY,
+        role TEXT NOT NULL,
+        name TEXT NOT NULL,
+        hosts_json TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        request BLOB NOT NULL,
+        token_sha256 TEXT,
+        asked_at REAL NOT NULL,
+        settled_at REAL,
+        outcome TEXT CHECK (outcome IN ('signed', 'withdrawn')),
+        CHECK ((settled_at IS NULL) = (outcome IS NULL))
+    ) STRICT
+    """,
+    "CREATE INDEX signing_requests_by_holder ON signing_requests (role, name)",
+    "CREATE INDEX signing_requests_by_token ON signing_requests (token_sha256)",
+)
+
+_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _SIGNING_REQUESTS)
 """What each schema version adds to the one before."""
 SCHEMA_VERSION = len(_VERSIONS)
 

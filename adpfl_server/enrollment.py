@@ -1,9 +1,8 @@
-"""Enrolment at the server: one-time tokens, and the call that trades one for a caller's certificate.
+"""Enrolment at the server: the call that trades a one-time token for a caller's certificate.
 
-A token is 256 random bits; the database keeps its SHA-256 alone, so a stolen database enrols nobody. Each
-site, operator and auditor has at most one live token. Spending it, recording the certificate and answering
-are one transaction, and the same token with the same signing request gets the same certificate again, so that
-a lost answer does not strand a site.
+Spending the token, recording the certificate and answering are one transaction, and the same token with the
+same signing request gets the same certificate again, so that a lost answer does not strand a site. Where the
+authority's key is kept offline, the request is kept instead, bound to the token, until its certificate comes.
 
 Strangers may call the enrolment port, so every refusal looks the same from outside; the reason is in the
 server's log, a line now and then however many call. What they send is looked at in the order of what it
@@ -15,41 +14,36 @@ calls.
 import asyncio
 import hmac
 import math
-import re
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
 import structlog
 
-from adpfl.config import parse
 from adpfl.errors import IdentityError, ProtocolError, StateError
-from adpfl.security.bundle import EnrollmentBundle
 from adpfl.security.certificates import (
     CLIENT_LIFETIME,
     CertificateAuthority,
     Holder,
     public_key_of_request,
-    to_pem,
 )
-from adpfl.security.identity import ServerIdentity, time_text
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
+from adpfl.wire.chunks import sha256_hex
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
+from adpfl_server import signing_queue
+from adpfl_server.attempts import Attempts
 from adpfl_server.audit_log import record
-from adpfl_server.certificate_table import certify, serial_words, sha256_text
+from adpfl_server.certificate_table import certify, serial_words
 from adpfl_server.database import transaction
+from adpfl_server.limits_config import LimitsConfig
+from adpfl_server.refusals import CallRefusedError
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
+from adpfl_server.tokens import check_shape, end_tokens, live_token
 
-TOKEN_BYTES = 32
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
-"""256 bits as `secrets.token_urlsafe` writes them."""
-TOKEN_LIFETIME = timedelta(days=7)
 REFUSAL = "enrolment refused; ask the operator for a new bundle"
 """All that a caller learns, whatever was wrong."""
 
@@ -59,93 +53,21 @@ REFUSAL_LOG_SECONDS = 10.0
 """Between two lines about refused enrolments; the next line says how many there were meanwhile."""
 
 
-@dataclass(frozen=True)
-class IssuedToken:
-    """A fresh token; this object is the only place where it exists in the clear."""
-
-    holder: Holder
-    expires_at: datetime
-    token: str = field(repr=False)
-
-
-def issue_token(
-    database: sqlite3.Connection, holder: Holder, *, now: datetime, lifetime: timedelta = TOKEN_LIFETIME
-) -> IssuedToken:
-    """Issue a one-time token; the holder's earlier tokens end at once.
-
-    Args:
-        database: the server's, in autocommit mode.
-        holder: the only one for whom the token will work.
-        now: aware current time.
-        lifetime: how long the token works.
-
-    Raises:
-        IdentityError: the lifetime is not positive.
-    """
-    if lifetime <= timedelta(0):
-        raise IdentityError(f"token lifetime is {lifetime}; must be positive")
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    expires_at = now + lifetime
-    with transaction(database):
-        _end_tokens(database, holder, now)
-        database.execute(
-            "INSERT INTO enrollment_tokens (token_sha256, role, name, issued_at, expires_at) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (
-                sha256_text(token.encode()),
-                holder.role,
-                holder.name,
-                now.timestamp(),
-                expires_at.timestamp(),
-            ),
-        )
-        record(database, now, "token_issued", subject=holder, detail=f"works until {time_text(expires_at)}")
-    return IssuedToken(holder=holder, expires_at=expires_at, token=token)
-
-
-def bundle_for(
-    token: IssuedToken, identity: ServerIdentity, *, address: str, enroll_address: str
-) -> EnrollmentBundle:
-    """Put together what a site needs to enrol; `adpfl.security.bundle.write_bundle` makes it a file.
-
-    Args:
-        token: as issued.
-        identity: the server's.
-        address: `host:port` at which sites dial the main port.
-        enroll_address: the same for the enrolment port.
-
-    Raises:
-        ConfigError: an address is not `host:port`.
-    """
-    document = {
-        "consortium": identity.consortium,
-        "role": token.holder.role,
-        "name": token.holder.name,
-        "address": address,
-        "enroll_address": enroll_address,
-        "authority_certificate": to_pem(identity.authority).decode(),
-        "server_certificate": to_pem(identity.certificate).decode(),
-        "token": token.token,
-        "expires_at": token.expires_at.isoformat(),
-    }
-    return parse(document, EnrollmentBundle, source="enrolment bundle")
-
-
 def redeem(
     database: sqlite3.Connection,
-    authority: CertificateAuthority,
+    authority: CertificateAuthority | None,
     *,
     holder: Holder,
     token: str,
     request: bytes,
     now: datetime,
     lifetime: timedelta = CLIENT_LIFETIME,
-) -> bytes:
+) -> bytes | None:
     """Trade a token and a signing request for a certificate, once.
 
     Args:
         database: the server's, in autocommit mode.
-        authority: what signs.
+        authority: what signs; None where its key is kept offline.
         holder: who the caller says it is.
         token: as in the bundle.
         request: PKCS#10, DER.
@@ -153,35 +75,71 @@ def redeem(
         lifetime: of the certificate.
 
     Returns:
-        The certificate, PEM. The same bytes for the same token and request.
+        The certificate, PEM, the same bytes for the same token and request; None while the request waits for
+        an authority that is kept offline.
 
     Raises:
         IdentityError: the token is unknown, expired, another holder's or used with another request; or the
             request is unusable (the token then stays unspent). The message is for the server's log, never for
             the caller.
     """
-    _check_shape(token)
-    _live_token(database, holder, token, now)  # by reading alone; again below, where nobody can come between
+    check_shape(token)
+    live_token(database, holder, token, now)  # by reading alone; again below, where nobody can come between
     public_key_of_request(request)
-    request_sha256 = sha256_text(request)
+    request_sha256 = sha256_hex(request)
     with transaction(database):
-        row = _live_token(database, holder, token, now)
-        if row["used_at"] is not None:
-            return _repeat(row, holder, request_sha256)
+        row = live_token(database, holder, token, now)
+        known = _bought(row, holder, request_sha256)
+        if known is not None:
+            return known
+        if authority is None:
+            if row["used_at"] is None:
+                _spend(database, row, request_sha256, None, now)
+                signing_queue.wait(
+                    database,
+                    holder,
+                    request,
+                    purpose="enrolment",
+                    now=now,
+                    token_sha256=row["token_sha256"],
+                )
+            return None
+        signing_queue.withdraw(database, holder, now=now, purpose="enrolment")
         pem = certify(database, authority, holder, request, now=now, lifetime=lifetime)
-        database.execute(
-            "UPDATE enrollment_tokens SET used_at = ?, request_sha256 = ?, certificate_pem = ?"
-            " WHERE token_sha256 = ?",
-            (now.timestamp(), request_sha256, pem, row["token_sha256"]),
-        )
+        _spend(database, row, request_sha256, pem, now)
         record(database, now, "enrolled", actor=holder, subject=holder, detail=serial_words(pem))
     return pem.encode()
+
+
+def _bought(token: sqlite3.Row, holder: Holder, request_sha256: str) -> bytes | None:
+    """The certificate that a token has bought, to the same signing request alone; None where it has none yet.
+
+    Raises:
+        IdentityError: the token was used with another request.
+    """
+    if token["used_at"] is None:
+        return None
+    if not hmac.compare_digest(token["request_sha256"], request_sha256):
+        raise IdentityError(f"{holder}'s token has been used with another signing request")
+    pem: str | None = token["certificate_pem"]
+    return None if pem is None else pem.encode()
+
+
+def _spend(
+    database: sqlite3.Connection, token: sqlite3.Row, request_sha256: str, pem: str | None, now: datetime
+) -> None:
+    """Bind a token to a request for good, with the certificate that it bought where there is one."""
+    database.execute(
+        "UPDATE enrollment_tokens SET used_at = ?, request_sha256 = ?, certificate_pem = ? "
+        "WHERE token_sha256 = ?",
+        (now.timestamp(), request_sha256, pem, token["token_sha256"]),
+    )
 
 
 def revoke(
     database: sqlite3.Connection, holder: Holder, *, now: datetime, actor: Holder | None = None
 ) -> tuple[str, ...]:
-    """Revoke all of a holder's certificates and end its tokens.
+    """Revoke all of a holder's certificates, end its tokens, and withdraw what waits for a signature.
 
     Args:
         database: the server's, in autocommit mode.
@@ -201,7 +159,8 @@ def revoke(
                 f"there is no {holder.role} {holder.name}: it was never issued a token or a certificate; "
                 "nothing was revoked"
             )
-        _end_tokens(database, holder, now)
+        end_tokens(database, holder, now)
+        signing_queue.withdraw(database, holder, now=now)
         rows = database.execute(
             "UPDATE certificates SET revoked_at = ? WHERE role = ? AND name = ? AND revoked_at IS NULL "
             "RETURNING serial",
@@ -217,21 +176,23 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
 
     def __init__(
         self,
-        authority: CertificateAuthority,
+        authority: CertificateAuthority | None,
         *,
         connect: Callable[[], sqlite3.Connection],
         clock: Callable[[], datetime],
         executor: Executor,
+        limits: LimitsConfig | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         certificate_lifetime: timedelta = CLIENT_LIFETIME,
     ) -> None:
         """Serve enrolments.
 
         Args:
-            authority: what signs.
+            authority: what signs; None where its key is kept offline.
             connect: opens a connection to the server's database; one is opened and closed for each call.
             clock: returns the aware current time.
             executor: bounded, and shared with nothing that sites wait for; signing and SQLite run there.
+            limits: how many may try in a minute; None takes the defaults.
             monotonic: seconds that never run backwards; they space the lines about refusals.
             certificate_lifetime: of the certificates issued.
         """
@@ -242,6 +203,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         self._certificate_lifetime = certificate_lifetime
         self._log = structlog.get_logger()
         self._monotonic = monotonic
+        self._attempts = Attempts(limits or LimitsConfig(), monotonic)
         self._told_at = -math.inf
         self._untold = 0
 
@@ -251,9 +213,14 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         """Answer one `EnrollRequest`; every refusal is the same PERMISSION_DENIED."""
         loop = asyncio.get_running_loop()
         try:
+            self._attempts.count(context.peer())
             asked = EnrollRequest.from_wire(request)
-            _check_shape(asked.token)
+            check_shape(asked.token)
             answer = await loop.run_in_executor(self._executor, self._redeem, asked)
+        except CallRefusedError as error:
+            self._tell_refusal(str(error), context.peer())
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.metadata)
+            raise
         except (IdentityError, ProtocolError) as error:
             self._tell_refusal(str(error), context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)
@@ -263,7 +230,8 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             self._log.error("enrolment failed", reason=reason, peer=context.peer())
             await context.abort(grpc.StatusCode.UNAVAILABLE, FAILURE)
             raise
-        self._log.info("enrolled", role=asked.role, name=asked.name, peer=context.peer())
+        told = "enrolment waits for a signature" if answer.awaits_signature else "enrolled"
+        self._log.info(told, role=asked.role, name=asked.name, peer=context.peer())
         return answer.to_wire()
 
     def _redeem(self, asked: EnrollRequest) -> EnrollResponse:
@@ -280,7 +248,7 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
             )
         finally:
             database.close()
-        return EnrollResponse(pem)
+        return EnrollResponse(pem or b"", awaits_signature=pem is None)
 
     def _tell_refusal(self, reason: str, peer: str) -> None:
         """Log a refusal, unless one has been logged a moment ago: strangers must not fill the log."""
@@ -292,41 +260,6 @@ class EnrollmentService(federation_pb2_grpc.EnrollmentServicer):
         self._told_at, self._untold = now, 0
 
 
-def _check_shape(token: str) -> None:
-    if not _TOKEN.fullmatch(token):
-        raise IdentityError("what was presented does not have the shape of a token")
-
-
-def _live_token(database: sqlite3.Connection, holder: Holder, token: str, now: datetime) -> sqlite3.Row:
-    """Return the row of a token that works for this holder now.
-
-    The holder selects the row and the digests are compared in constant time, so the time taken does not tell
-    how much of a guess was right.
-    """
-    presented = sha256_text(token.encode())
-    found: sqlite3.Row | None = None
-    rows = database.execute(
-        "SELECT * FROM enrollment_tokens WHERE role = ? AND name = ?", (holder.role, holder.name)
-    )
-    for row in rows:
-        if hmac.compare_digest(row["token_sha256"], presented):
-            found = row
-    if found is None:
-        raise IdentityError(f"the token is not one of {holder}'s")
-    if now.timestamp() >= found["expires_at"]:
-        ended = time_text(datetime.fromtimestamp(found["expires_at"], UTC))
-        raise IdentityError(f"{holder}'s token ended at {ended}")
-    return found
-
-
-def _repeat(row: sqlite3.Row, holder: Holder, request_sha256: str) -> bytes:
-    """Return the certificate that a used token has bought, to the same signing request alone."""
-    if not hmac.compare_digest(row["request_sha256"], request_sha256):
-        raise IdentityError(f"{holder}'s token has been used with another signing request")
-    pem: str = row["certificate_pem"]
-    return pem.encode()
-
-
 def _is_known(database: sqlite3.Connection, holder: Holder) -> bool:
     row = database.execute(
         "SELECT EXISTS (SELECT 1 FROM enrollment_tokens WHERE role = :role AND name = :name UNION ALL "
@@ -334,10 +267,3 @@ def _is_known(database: sqlite3.Connection, holder: Holder) -> bool:
         {"role": holder.role, "name": holder.name},
     ).fetchone()
     return bool(row[0])
-
-
-def _end_tokens(database: sqlite3.Connection, holder: Holder, now: datetime) -> None:
-    database.execute(
-        "UPDATE enrollment_tokens SET expires_at = ? WHERE role = ? AND name = ? AND expires_at > ?",
-        (now.timestamp(), holder.role, holder.name, now.timestamp()),
-    )

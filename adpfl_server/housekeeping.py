@@ -42,6 +42,7 @@ class Housekeeping:
         self._keep_models = keep_models
         self._suspects: set[str] = set()
         self._wanted = asyncio.Event()
+        self._past = False
         self._collecting = False
 
     def start(self) -> None:
@@ -55,6 +56,7 @@ class Housekeeping:
 
     def collect_soon(self) -> None:
         """Something is past: let it go when nobody reads it."""
+        self._past = True
         if not self._collecting:
             self._collecting = True
             self._runner.spawn(self._collect())
@@ -142,12 +144,14 @@ class Housekeeping:
         wanted.cancel()
 
     async def _collect(self) -> None:
-        while not self._runner.stopping.is_set():
+        while self._past and not self._runner.stopping.is_set():
+            self._past = False  # what is past from here on asks for another turn
             try:
                 if await self._runner.in_database(self._runner.store.collect, self._keep_models):
-                    break
+                    continue
             except STORAGE_ERRORS as error:
                 _log.error("past objects cannot be collected now", reason=storage_reason(error))
+            self._past = True
             await self._runner.sleep(LOOK_SECONDS)
         self._collecting = False
 

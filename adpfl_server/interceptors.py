@@ -4,11 +4,13 @@ The caller is whom the client certificate names, which must be known to this ser
 at each call, not only when the connection was made, and again and again within a stream; `drop` ends the
 calls of somebody who was revoked meanwhile. A method that no role is given is refused to all. Our errors
 become the contract's status codes; a disk or database in trouble becomes UNAVAILABLE, which a site retries.
+How much one caller may take is `admission`'s business, and comes before everything that costs anything.
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -27,10 +29,17 @@ from adpfl.errors import (
 )
 from adpfl.security.certificates import ROLES, Holder, Role
 from adpfl.security.identity import PeerCertificate, peer_certificate
+from adpfl_server.admission import Admission
+from adpfl_server.incoming import Incoming, stalled
+from adpfl_server.limits_config import LimitsConfig
 from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.sparse_log import SparseLog
 from adpfl_server.storage import STORAGE_ERRORS, STORAGE_FAILURE, storage_reason
 
 OUR_PREFIX: Final = "/adpfl.v1."
+HELD_SECONDS: Final = 0.5
+"""An answer that sends a caller away until later is held back so long: refusing must not be cheaper to ask
+for than serving."""
 
 _READERS: Final = frozenset({"operator", "auditor"})
 ALLOWED_ROLES: Final[dict[str, frozenset[str]]] = {
@@ -91,13 +100,14 @@ def status_of(error: AdpflError) -> Any:
 
 
 class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
-    """Admits known callers to what their role may call; leaves other people's services (health) alone."""
+    """Admits known callers to what their role may call; other people's services (health) are only bounded."""
 
     def __init__(
         self,
         check_certificate: Callable[[PeerCertificate], Awaitable[None]],
         heard: Callable[[str], None],
         clock: Callable[[], float],
+        limits: LimitsConfig,
     ) -> None:
         """Admit calls.
 
@@ -105,10 +115,14 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
             check_certificate: raises IdentityError for a certificate that is unknown or revoked.
             heard: told the site of each admitted call of a site.
             clock: Unix seconds.
+            limits: the operator's.
         """
         self._check_certificate = check_certificate
         self._heard = heard
         self._clock = clock
+        self._stall_seconds = limits.stall_seconds
+        self._admission = Admission(limits)
+        self._told = SparseLog()
         self._under_way: dict[asyncio.Task[Any], Holder] = {}
         self._dropped: set[asyncio.Task[Any]] = set()
 
@@ -121,60 +135,104 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         return len(doomed)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Wrap the handler of a call of ours."""
+        """Wrap the handler of a call.
+
+        Every call of ours is taken as a stream of raw messages (`incoming`).
+        """
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(OUR_PREFIX):
-            return handler
+        if handler is None:
+            return None
+        if not details.method.startswith(OUR_PREFIX):
+            return self._foreign(handler, details.method)
+        serve = self._answering(handler, details.method)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, details.method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                self._single(handler.stream_unary, details.method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._single(handler.unary_unary, details.method),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+            make = grpc.stream_stream_rpc_method_handler
+        else:
+            make = grpc.stream_unary_rpc_method_handler
+        return make(serve, response_serializer=handler.response_serializer)
 
-    def _single(self, behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[..., Any]:
-        async def call(request: Any, context: Any) -> Any:
-            try:
-                with self._counted(await self._admit(method, context)):
-                    return await behaviour(request, context)
-            except (AdpflError, *STORAGE_ERRORS) as error:
-                await self._refuse(error, method, context)
+    def _foreign(self, handler: Any, method: str) -> Any:
+        """A service that is not ours answers anybody with the consortium's certificate, so many at once."""
 
-        return call
+        def bounded(behaviour: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+            if inspect.isasyncgenfunction(behaviour):
 
-    def _streaming(
-        self, behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str
-    ) -> Callable[..., Any]:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            try:
-                with self._counted(await self._admit(method, context)):
-                    async for answer in behaviour(request, context):
-                        yield answer
-            except (AdpflError, *STORAGE_ERRORS) as error:
-                await self._refuse(error, method, context)
+                async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                    try:
+                        async with self._bounded(method, context):
+                            async for answer in behaviour(request, context):
+                                yield answer
+                    except AdpflError as error:
+                        await self._refuse(error, method, context)
 
-        return call
+                return stream
 
-    async def _admit(self, method: str, context: Any) -> Holder:
+            async def call(request: Any, context: Any) -> Any:
+                try:
+                    async with self._bounded(method, context):
+                        return await behaviour(request, context)
+                except AdpflError as error:
+                    await self._refuse(error, method, context)
+
+            return call
+
+        kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+        (kind,) = (kind for kind in kinds if getattr(handler, kind) is not None)
+        return handler._replace(**{kind: bounded(getattr(handler, kind))})
+
+    @asynccontextmanager
+    async def _bounded(self, method: str, context: Any) -> AsyncIterator[PeerCertificate]:
+        """Let one more call of this caller in, when its turn comes."""
         peer = peer_certificate(context.auth_context())
-        await self._check_peer(peer)
         _caller.set(peer)
+        with self._admission.counted(peer.holder, method), self._counted(peer.holder):
+            await self._admission.turn(peer.holder)
+            yield peer
+
+    def _answering(self, handler: Any, method: str) -> Callable[..., Any]:
+        """Serve a call of ours from its raw messages."""
+
+        async def single(messages: AsyncIterator[bytes], context: Any) -> Any:
+            try:
+                async with self._bounded(method, context) as peer:
+                    await self._admit(peer, method)
+                    incoming = self._incoming(messages, handler, method)
+                    if handler.request_streaming:
+                        return await handler.stream_unary(incoming, context)
+                    return await handler.unary_unary(await incoming.one(), context)
+            except (AdpflError, *STORAGE_ERRORS) as error:
+                await self._refuse(error, method, context)
+
+        async def streaming(messages: AsyncIterator[bytes], context: Any) -> None:
+            try:
+                async with self._bounded(method, context) as peer:
+                    await self._admit(peer, method)
+                    request = await self._incoming(messages, handler, method).one()
+                    async for answer in handler.unary_stream(request, context):
+                        await self._write(answer, context)
+            except (AdpflError, *STORAGE_ERRORS) as error:
+                await self._refuse(error, method, context)
+
+        return streaming if handler.response_streaming else single
+
+    def _incoming(self, messages: AsyncIterator[bytes], handler: Any, method: str) -> Incoming:
+        call = method.rpartition("/")[2]
+        return Incoming(messages, handler.request_deserializer, call, self._stall_seconds)
+
+    async def _write(self, answer: Any, context: Any) -> None:
+        """Send one answer of a stream, to a caller that reads."""
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await context.write(answer)
+        except TimeoutError:
+            raise stalled("no answer was read", self._stall_seconds) from None
+
+    async def _admit(self, peer: PeerCertificate, method: str) -> None:
+        await self._check_peer(peer)
         _check.set(partial(self._check_peer, peer))
         _require_role(peer.holder.role, method)
         if peer.holder.role == "site":
             self._heard(peer.holder.name)
-        return peer.holder
 
     @contextmanager
     def _counted(self, holder: Holder) -> Iterator[None]:
@@ -204,7 +262,8 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         who = str(peer.holder) if peer else None
         if isinstance(error, AdpflError) and not isinstance(error, STORAGE_ERRORS):
             code = status_of(error)
-            _log.warning(
+            self._told.tell(
+                (who, call, code),
                 "call refused",
                 call=call,
                 caller=who,
@@ -212,7 +271,10 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
                 reason=str(error),
                 peer=context.peer(),
             )
-            await context.abort(code, str(error))
+            metadata = error.metadata if isinstance(error, CallRefusedError) else ()
+            if metadata:
+                await asyncio.sleep(HELD_SECONDS)
+            await context.abort(code, str(error), metadata)
         _log.error("storage failed", call=call, caller=who, reason=storage_reason(error))
         await context.abort(grpc.StatusCode.UNAVAILABLE, STORAGE_FAILURE)
 

@@ -53,7 +53,7 @@ class LimitsConfig(FrozenModel):
         return self
 
     def port_options(self, connections: int) -> ChannelOptions:
-        """GRPC's options for either port.
+        """What gRPC is told of either port.
 
         Args:
             connections: how many the process can hold; `connections` where it has descriptors enough.
@@ -64,7 +64,7 @@ class LimitsConfig(FrozenModel):
         )
 
     def main_port_options(self, connections: int) -> ChannelOptions:
-        """GRPC's options for the main port.
+        """What gRPC is told of the main port.
 
         A connection may hold twice the calls of a caller, so that it is told of the limit; what is more waits
         at the caller's end.

@@ -41,8 +41,8 @@ _log = structlog.get_logger()
 class IdentityService(rpc.IdentityServicer):
     """Renewal of a caller's own certificate."""
 
-    def __init__(self, runner: Runner, authority: CertificateAuthority) -> None:
-        """Serve renewals, signed by this authority."""
+    def __init__(self, runner: Runner, authority: CertificateAuthority | None) -> None:
+        """Serve renewals, signed by this authority; None keeps them for one whose key is offline."""
         self._runner = runner
         self._authority = authority
 
@@ -61,8 +61,9 @@ class IdentityService(rpc.IdentityServicer):
                 now=datetime.fromtimestamp(self._runner.clock(), UTC),
             )
         )
-        _log.info("certificate renewed", caller=str(peer.holder))
-        return RenewResponse(pem).to_wire()
+        told = "renewal waits for a signature" if pem is None else "certificate renewed"
+        _log.info(told, caller=str(peer.holder))
+        return RenewResponse(pem or b"", awaits_signature=pem is None).to_wire()
 
 
 class OperationsService(rpc.OperationsServicer):

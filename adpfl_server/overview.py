@@ -11,7 +11,7 @@ from rich.table import Table
 
 from adpfl.federated.records import ServerRunRecord, TimelineEvent
 from adpfl.federated.run_state import RunState, SiteState
-from adpfl_server.certificate_table import issued, revoked_holders
+from adpfl_server.certificate_table import revoked_holders
 from adpfl_server.config import ServerConfig
 from adpfl_server.storage import probe
 from adpfl_server.store import Store
@@ -77,21 +77,7 @@ def status_lines(store: Store, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def print_certificates(config: ServerConfig, *, as_json: bool) -> None:
-    """Print every certificate that was issued, the newest of each holder first."""
-    now = datetime.now(UTC)
-    with open_store(config) as store:
-        found = issued(store.connection)
-    if as_json:
-        _print_json([row.document(now) for row in found])
-        return
-    table = Table("role", "name", "serial", "valid until", "standing")
-    for row in found:
-        table.add_row(row.holder.role, row.holder.name, row.serial, _moment(row.not_after), row.standing(now))
-    Console().print(table if found else "no certificates yet")
-
-
-def status_document(store: Store, run: str, trouble: str | None) -> dict[str, object]:
+def status_document(store: Store, run: str, trouble: str | None = None) -> dict[str, object]:
     """Where a run stands, for a program: its record without its rounds, who is waited for, and why.
 
     Args:

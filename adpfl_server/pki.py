@@ -1,4 +1,7 @@
-"""The server's keys on disk: `<state_dir>/pki/{ca.pem,ca.key,server.pem,server.key}`."""
+"""The server's keys on disk: `<state_dir>/pki/{ca.pem,ca.key,server.pem,server.key}`.
+
+Where the authority signs offline there is no `ca.key`, and no `server.pem` until it has signed the first one.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
@@ -24,6 +28,7 @@ from adpfl.security.identity import (
     check_valid_at,
     load_certificate,
     load_key,
+    public_key,
     save_key,
     time_text,
 )
@@ -64,11 +69,7 @@ def init_consortium(
         IdentityError: the folder holds a consortium's keys already, a name breaks its rule, or the disk
             refuses.
     """
-    folder = state_dir / PKI_FOLDER
-    if folder.exists():
-        raise IdentityError(
-            f"{folder}: exists already; a consortium's keys are never overwritten (choose another state_dir)"
-        )
+    folder = _new_folder(state_dir)
     authority = create_authority(consortium, now=now) if isinstance(consortium, str) else consortium
     key = new_key()
     certificate = issue_server_certificate(authority, key.public_key(), hosts, now=now)
@@ -79,6 +80,48 @@ def init_consortium(
     write_new(staging / SERVER_CERTIFICATE, to_pem(certificate), mode=0o644)
     publish_folder(staging, folder)
     return ServerIdentity(authority=authority.certificate, certificate=certificate, key=key)
+
+
+def init_without_authority_key(state_dir: Path, authority: x509.Certificate) -> None:
+    """Make the server's key beside an authority whose own key is kept offline; there is no certificate yet.
+
+    Raises:
+        IdentityError: the folder holds a consortium's keys already, or the disk refuses.
+    """
+    folder = _new_folder(state_dir)
+    staging = new_staging_folder(folder)
+    write_new(staging / AUTHORITY_CERTIFICATE, to_pem(authority), mode=0o644)
+    save_key(staging / SERVER_KEY, new_key())
+    publish_folder(staging, folder)
+
+
+def make_authority(folder: Path, consortium: str, *, now: datetime) -> x509.Certificate:
+    """Make an authority in a folder of its own, `ca.pem` and `ca.key`, on a machine that signs offline.
+
+    Raises:
+        IdentityError: the folder exists, the name breaks its rule, or the disk refuses.
+    """
+    if folder.exists():
+        raise IdentityError(f"{folder}: exists already; an authority is never overwritten")
+    authority = create_authority(consortium, now=now)
+    staging = new_staging_folder(folder)
+    save_key(staging / AUTHORITY_KEY, authority.key)
+    write_new(staging / AUTHORITY_CERTIFICATE, to_pem(authority.certificate), mode=0o644)
+    publish_folder(staging, folder)
+    return authority.certificate
+
+
+def read_authority_certificate(path: Path, *, now: datetime) -> x509.Certificate:
+    """Read the certificate of an authority that was made elsewhere and whose key stays there.
+
+    Raises:
+        IdentityError: the file cannot be used, or breaks a rule for authorities.
+    """
+    certificate = load_certificate(read_public(path), what=str(path))
+    check_authority(certificate, now, what=str(path))
+    check_can_issue(certificate, what=str(path))
+    public_key(certificate)
+    return certificate
 
 
 def read_authority(certificate_path: Path, key_path: Path, *, now: datetime) -> CertificateAuthority:
@@ -92,11 +135,9 @@ def read_authority(certificate_path: Path, key_path: Path, *, now: datetime) -> 
     Raises:
         IdentityError: a file cannot be used, or breaks a rule for authorities.
     """
-    what = str(certificate_path)
-    certificate = load_certificate(read_public(certificate_path), what=what)
-    check_authority(certificate, now, what=what)
+    certificate = read_authority_certificate(certificate_path, now=now)
     authority = CertificateAuthority(certificate, load_key(key_path))
-    check_can_issue(authority, what=what)
+    check_key_of(certificate, authority.key, what=str(certificate_path))
     return authority
 
 
@@ -109,6 +150,10 @@ def load_server_identity(state_dir: Path, *, now: datetime) -> ServerIdentity:
     folder = _folder(state_dir)
     authority = _authority_certificate(folder, now)
     path = folder / SERVER_CERTIFICATE
+    if not path.exists() and not (folder / AUTHORITY_KEY).exists():
+        raise IdentityError(
+            f"{path}: is absent; it waits for the authority's signature (adpfl-server requests list)"
+        )
     certificate = load_certificate(read_public(path), what=str(path))
     key = load_key(folder / SERVER_KEY)
     check_issued_by(certificate, authority, what=str(path))
@@ -168,11 +213,10 @@ def renew_server_certificate(state_dir: Path, hosts: Sequence[str], *, now: date
         IdentityError: the authority's key is not on this machine, a host breaks its rule, or the disk
             refuses.
     """
-    folder = _folder(state_dir)
     authority = load_authority(state_dir, now=now)
-    key = load_key(folder / SERVER_KEY)
+    key = load_server_key(state_dir)
     certificate = issue_server_certificate(authority, key.public_key(), hosts, now=now)
-    replace_file(folder / SERVER_CERTIFICATE, to_pem(certificate), mode=0o644)
+    install_server_certificate(state_dir, certificate)
     return ServerIdentity(authority=authority.certificate, certificate=certificate, key=key)
 
 
@@ -187,6 +231,55 @@ def load_authority(state_dir: Path, *, now: datetime) -> CertificateAuthority:
     key = load_key(folder / AUTHORITY_KEY)
     check_key_of(certificate, key, what=str(folder / AUTHORITY_CERTIFICATE))
     return CertificateAuthority(certificate, key)
+
+
+def find_authority(state_dir: Path, *, now: datetime) -> CertificateAuthority | None:
+    """What signs sites' certificates; None where the authority's key is not on this machine.
+
+    Raises:
+        IdentityError: as for `load_authority`.
+    """
+    if (_folder(state_dir) / AUTHORITY_KEY).exists():
+        return load_authority(state_dir, now=now)
+    return None
+
+
+def load_authority_certificate(state_dir: Path, *, now: datetime) -> x509.Certificate:
+    """The consortium's authority, without its key.
+
+    Raises:
+        IdentityError: it is absent, no authority, or not valid now.
+    """
+    return _authority_certificate(_folder(state_dir), now)
+
+
+def install_server_certificate(state_dir: Path, certificate: x509.Certificate) -> None:
+    """Put a checked certificate in place; a running daemon shows it from then on.
+
+    Raises:
+        IdentityError: it is not for the server's key, or the disk refuses.
+    """
+    folder = _folder(state_dir)
+    check_key_of(certificate, load_server_key(state_dir), what="the server's certificate")
+    replace_file(folder / SERVER_CERTIFICATE, to_pem(certificate), mode=0o644)
+
+
+def load_server_key(state_dir: Path) -> ec.EllipticCurvePrivateKey:
+    """The server's private key.
+
+    Raises:
+        IdentityError: it is absent, readable by others, or no P-256 key.
+    """
+    return load_key(_folder(state_dir) / SERVER_KEY)
+
+
+def _new_folder(state_dir: Path) -> Path:
+    folder = state_dir / PKI_FOLDER
+    if folder.exists():
+        raise IdentityError(
+            f"{folder}: exists already; a consortium's keys are never overwritten (choose another state_dir)"
+        )
+    return folder
 
 
 def _folder(state_dir: Path) -> Path:

@@ -274,5 +274,5 @@ def _task_answer(task: Task) -> NextTaskResponse:
         round=task.round,
         base_digest=task.base_digest,
         wait_hint_seconds=POLL_HINT_SECONDS if task.kind == "wait" else 0,
-        detail=task.detail,
+        detail=limits.shown_text(task.detail),
     )

@@ -1,4 +1,4 @@
-"""Log lines that others cause: one now and then however many they cause, with a count of those meanwhile."""
+"""Log lines that others cause: one now and then, with the number of those left out meanwhile."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -33,7 +33,7 @@ class SparseLog:
         self._monotonic = monotonic
         self._told: dict[Hashable, _Told] = {}
 
-    def warning(self, kind: Hashable, event: str, **details: Any) -> None:
+    def tell(self, kind: Hashable, event: str, **details: Any) -> None:
         """Log a warning, unless one of its kind was logged a moment ago.
 
         Args:

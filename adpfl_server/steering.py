@@ -8,7 +8,7 @@ stand in the audit log with whoever asked.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -93,15 +93,22 @@ def outcome(
 class Steering:
     """The daemon's side of what operators want."""
 
-    def __init__(self, runner: Runner, drop: Callable[[Collection[Holder]], int]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        drop: Callable[[Collection[Holder]], int],
+        own_ends: Callable[[datetime], Iterable[str]],
+    ) -> None:
         """Steer a runner's runs.
 
         Args:
             runner: whose runs.
             drop: ends the calls under way of these holders and returns how many.
+            own_ends: what to say of the server's own certificates that end soon.
         """
         self._runner = runner
         self._drop = drop
+        self._own_ends = own_ends
         self._revoked: frozenset[Holder] | None = None
         self._warned_at: datetime | None = None
 
@@ -182,6 +189,8 @@ class Steering:
         for row in found:
             ends = time_text(datetime.fromtimestamp(row.not_after, UTC))
             _log.warning("a certificate ends soon and was not renewed", holder=str(row.holder), ends=ends)
+        for words in await self._runner.in_files(lambda: list(self._own_ends(now))):
+            _log.warning(words)
 
     async def _drop_revoked(self) -> None:
         revoked: frozenset[Holder] = await self._runner.in_database(

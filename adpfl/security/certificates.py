@@ -117,16 +117,13 @@ def create_authority(
     return CertificateAuthority(certificate, key)
 
 
-def check_can_issue(authority: CertificateAuthority, *, what: str) -> None:
+def check_can_issue(certificate: x509.Certificate, *, what: str) -> None:
     """Check that an authority made elsewhere can sign a consortium's certificates.
 
     Raises:
-        IdentityError: it is for another key, may not sign certificates of both ends, lacks its key's
-            identifier, or names no organisation for the consortium.
+        IdentityError: it may not sign certificates of both ends, lacks its key's identifier, or names no
+            organisation for the consortium.
     """
-    certificate = authority.certificate
-    if certificate.public_key() != authority.key.public_key():
-        raise IdentityError(f"{what}: is for another private key")
     names = [
         str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     ]
@@ -169,9 +166,7 @@ def issue_server_certificate(
     Raises:
         IdentityError: no host, or one that is neither a DNS name nor an IP address.
     """
-    names = [_general_name(host) for host in dict.fromkeys(hosts)]
-    if not names:
-        raise IdentityError("hosts is empty; must name at least one DNS name or IP address that sites dial")
+    names = names_of_hosts(hosts)
     return _issue_leaf(
         authority,
         public_key,
@@ -323,6 +318,17 @@ def _key_usage(
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def names_of_hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """The names that a server's certificate has for these hosts, each once.
+
+    Raises:
+        IdentityError: no host, or one that is neither a DNS name nor an IP address.
+    """
+    if not hosts:
+        raise IdentityError("hosts is empty; must name at least one DNS name or IP address that sites dial")
+    return [_general_name(host) for host in dict.fromkeys(hosts)]
 
 
 def _general_name(host: str) -> x509.GeneralName:

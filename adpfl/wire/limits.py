@@ -5,6 +5,7 @@ hexadecimal digits; on the wire it is 32 bytes.
 """
 
 import re
+import unicodedata
 from collections.abc import Sized
 from enum import IntEnum
 from typing import TypeVar
@@ -12,6 +13,10 @@ from typing import TypeVar
 from adpfl.errors import ProtocolError
 
 MESSAGE_BYTES = 8 * 2**20
+CONTROL_BYTES = 64 * 2**10
+"""A message other than a chunk, a manifest or a list of digests."""
+DIGEST_LIST_BYTES = 256 * 2**10
+"""A message with a list of digests."""
 CHUNK_SIZE_MIN = 64 * 2**10
 CHUNK_SIZE_MAX = 4 * 2**20
 CHUNKS_PER_OBJECT = 65_536
@@ -30,8 +35,15 @@ METRICS_PER_REPORT = 64
 TASKS_PER_JOIN = 64
 ROUND_MAX = 100_000
 
+RETRY_AFTER_METADATA = "retry-after-millis"
+"""Trailing metadata of a RESOURCE_EXHAUSTED that time alone mends."""
+
 EnumType = TypeVar("EnumType", bound=IntEnum)
 
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of controls, format characters (bidirectional marks among them), surrogates and line
+separators."""
+_CUT = "..."
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _INSTANCE_ID = re.compile(r"[0-9a-f]{32}")
@@ -50,14 +62,28 @@ def check_name(field: str, value: str) -> None:
 
 
 def check_text(field: str, value: str, *, limit: int = TEXT_BYTES) -> None:
-    """Refuse text of more than `limit` UTF-8 bytes.
+    """Refuse text of more than `limit` UTF-8 bytes, or that a terminal would obey instead of showing it.
 
     Raises:
-        ProtocolError: the text is too long.
+        ProtocolError: the text is too long, or has a line break, a control character or one that hides or
+            reorders its neighbours.
     """
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > limit:
         raise ProtocolError(f"{field} has {size} bytes; must be at most {limit}")
+    for character in value:
+        if unicodedata.category(character) in _UNSHOWN:
+            raise ProtocolError(
+                f"{field} has the character {character!a}; must be one line of shown characters"
+            )
+
+
+def shown_text(text: str, *, limit: int = TEXT_BYTES) -> str:
+    """The text as `check_text` lets it pass: characters that are not shown become spaces, the end is cut."""
+    shown = "".join(" " if unicodedata.category(each) in _UNSHOWN else each for each in text)
+    if len(shown.encode()) <= limit:
+        return shown
+    return shown.encode()[: limit - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
 
 
 def check_size(field: str, value: Sized, limit: int, *, least: int = 0) -> None:

@@ -49,6 +49,16 @@ class SiteActivity(IntEnum):
     LEFT = 6
 
 
+def check_chain(field_name: str, chain: bytes, *, absent: bool) -> None:
+    """Refuse a certificate chain that is too long, is missing, or stands where there must be none.
+
+    Raises:
+        ProtocolError: the length is wrong.
+    """
+    most = 0 if absent else limits.CERTIFICATE_CHAIN_BYTES
+    limits.check_size(field_name, chain, most, least=min(1, most))
+
+
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:
     """A one-time token and a certificate signing request (PKCS#10, DER)."""
@@ -87,26 +97,25 @@ class EnrollRequest:
 
 @dataclass(frozen=True, slots=True)
 class EnrollResponse:
-    """The client certificate chain, PEM, leaf first."""
+    """The client certificate chain, PEM, leaf first; or that the request waits for the authority."""
 
     certificate_chain: bytes
+    awaits_signature: bool = False
+    """Then the chain is empty."""
 
     def __post_init__(self) -> None:
-        limits.check_size(
-            "EnrollResponse.certificate_chain",
-            self.certificate_chain,
-            limits.CERTIFICATE_CHAIN_BYTES,
-            least=1,
-        )
+        check_chain("EnrollResponse.certificate_chain", self.certificate_chain, absent=self.awaits_signature)
 
     @classmethod
     def from_wire(cls, message: pb.EnrollResponse) -> "EnrollResponse":
         """Validate a received message."""
-        return cls(message.certificate_chain)
+        return cls(message.certificate_chain, message.awaits_signature)
 
     def to_wire(self) -> pb.EnrollResponse:
         """The message to send."""
-        return pb.EnrollResponse(certificate_chain=self.certificate_chain)
+        return pb.EnrollResponse(
+            certificate_chain=self.certificate_chain, awaits_signature=self.awaits_signature
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,7 @@ class JoinRequest:
     @classmethod
     def from_wire(cls, message: pb.JoinRequest) -> "JoinRequest":
         """Validate a received message."""
+        limits.check_size("JoinRequest.training_patients", message.training_patients, limits.TASKS_PER_JOIN)
         return cls(
             site=message.site,
             instance_id=message.instance_id,
@@ -310,6 +320,7 @@ class ReportMetricsRequest:
     @classmethod
     def from_wire(cls, message: pb.ReportMetricsRequest) -> "ReportMetricsRequest":
         """Validate a received message."""
+        limits.check_size("ReportMetricsRequest.metrics", message.metrics, limits.METRICS_PER_REPORT)
         metrics = {metric.name: metric.value for metric in message.metrics}
         if len(metrics) != len(message.metrics):
             raise ProtocolError("ReportMetricsRequest.metrics names a metric twice; each may stand once")

@@ -10,7 +10,7 @@ from enum import IntEnum
 from adpfl.security.certificates import Role
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
-from adpfl.wire.messages import RunStatus, check_role
+from adpfl.wire.messages import RunStatus, check_chain, check_role
 
 
 class RunControl(IntEnum):
@@ -47,23 +47,25 @@ class RenewRequest:
 
 @dataclass(frozen=True, slots=True)
 class RenewResponse:
-    """The new certificate chain, PEM, leaf first."""
+    """The new certificate chain, PEM, leaf first; or that the request waits for the authority."""
 
     certificate_chain: bytes
+    awaits_signature: bool = False
+    """Then the chain is empty."""
 
     def __post_init__(self) -> None:
-        limits.check_size(
-            "RenewResponse.certificate_chain", self.certificate_chain, limits.CERTIFICATE_CHAIN_BYTES, least=1
-        )
+        check_chain("RenewResponse.certificate_chain", self.certificate_chain, absent=self.awaits_signature)
 
     @classmethod
     def from_wire(cls, message: pb.RenewResponse) -> "RenewResponse":
         """Validate a received message."""
-        return cls(message.certificate_chain)
+        return cls(message.certificate_chain, message.awaits_signature)
 
     def to_wire(self) -> pb.RenewResponse:
         """The message to send."""
-        return pb.RenewResponse(certificate_chain=self.certificate_chain)
+        return pb.RenewResponse(
+            certificate_chain=self.certificate_chain, awaits_signature=self.awaits_signature
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class FetchRequest:
         limits.check_digest("FetchRequest.object_digest", self.object_digest)
         limits.check_size("FetchRequest.digests", self.digests, limits.DIGESTS_PER_REQUEST, least=1)
         _check_digests("FetchRequest.digests", self.digests)
+        if len(set(self.digests)) != len(self.digests):
+            raise ProtocolError("FetchRequest.digests names a chunk twice; each may stand once")
 
     @classmethod
     def from_wire(cls, message: pb.FetchRequest) -> "FetchRequest":

@@ -34,7 +34,7 @@ from adpfl.security.certificates import (
 from adpfl.security.identity import CallerIdentity, ServerIdentity
 from adpfl.security.tls import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_credentials, server_credentials
 from adpfl.tasks.registry import get_task
-from adpfl.wire import messages, receipts, transfers
+from adpfl.wire import limits, messages, receipts, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_hex
@@ -84,6 +84,8 @@ class FederationStandIn(rpc.FederationServicer):
     received: dict[str, bytes] = field(default_factory=dict)
     committed: dict[tuple[str, int, str], receipts.Receipt] = field(default_factory=dict)
     faults: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
+    pushbacks: dict[str, list[str]] = field(default_factory=dict)
+    """By method: what the next answers say of when to try again, with RESOURCE_EXHAUSTED."""
     chunks_before_cut: dict[str, list[int]] = field(default_factory=dict)
     """By method: how many chunks the next streams let through before the link breaks."""
     stall: set[str] = field(default_factory=set)
@@ -106,6 +108,10 @@ class FederationStandIn(rpc.FederationServicer):
         self.calls.append(method)
         if self.faults.get(method):
             context.abort(self.faults[method].pop(0), "as the test wants it")
+
+        if self.pushbacks.get(method):
+            context.set_trailing_metadata(((limits.RETRY_AFTER_METADATA, self.pushbacks[method].pop(0)),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
 
     def _cut(self, method: str) -> int | None:
         pending = self.chunks_before_cut.get(method)

@@ -11,7 +11,13 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import HeartbeatRequest, JoinRequest, NextTaskRequest, SiteActivity, TaskKind
 from adpfl.wire.transfers import CommitUpdateRequest, HaveRequest
-from adpfl_client.connection import RETRIED, Connection, ServerRefusalError, StopRequestedError
+from adpfl_client.connection import (
+    LONGEST_PUSHBACK_SECONDS,
+    RETRIED,
+    Connection,
+    ServerRefusalError,
+    StopRequestedError,
+)
 from adpfl_client.models import ModelStore
 from adpfl_client.spool import Spool, SpoolKey
 
@@ -56,6 +62,21 @@ def test_every_code_is_either_retried_or_final():
     assert grpc.StatusCode.RESOURCE_EXHAUSTED in final
     assert grpc.StatusCode.INVALID_ARGUMENT in final
     assert grpc.StatusCode.UNAVAILABLE not in final
+
+
+def test_a_server_that_says_later_is_asked_again_later(connection, federation, pauses):
+    federation.service.pushbacks["Join"] = ["1500", "250", "999999999"]
+    assert connection.join(JOIN).server_instance_id == "0" * 32
+    assert pauses == [1.5 + 0.5, 0.25 + 1.0, LONGEST_PUSHBACK_SECONDS + 2.0]
+    assert connection.outages == 0
+
+
+@pytest.mark.parametrize("said", ["", "-1", "soon", "1e3", "9" * 30, "\u0663"])
+def test_a_limit_that_time_does_not_mend_is_final(connection, federation, pauses, said):
+    federation.service.pushbacks["Join"] = [said.encode("ascii", "replace").decode()]
+    with pytest.raises(ServerRefusalError, match="RESOURCE_EXHAUSTED"):
+        connection.join(JOIN)
+    assert pauses == []
 
 
 def test_a_server_of_another_consortium_is_not_talked_to(foreign_consortium, federation, stopping, pauses):

@@ -61,7 +61,7 @@ def state_dir(tmp_path, authority, monkeypatch):
     monkeypatch.setattr(enrollment, "read_bundle", lambda _path: bundle)
     monkeypatch.setattr(
         enrollment,
-        "_ask_for_certificate",
+        "ask_for_certificate",
         lambda _bundle, _authority, request, _route: enrollment.load_certificate(
             authority.sign(request), what="x"
         ),

@@ -10,12 +10,17 @@ import pytest
 from adpfl.federated.run_plan import CohortPlan
 from adpfl.wire import limits
 from adpfl_server.config import ServerConfig
+from adpfl_server.limits_config import LimitsConfig
 
 PAGE = (Path(__file__).parents[2] / "docs/operate.md").read_text(encoding="utf-8")
 TABLE = PAGE[PAGE.index("| limit | value | where |") :]
 ROWS = re.findall(r"^\| ([^|]+) \| ([0-9.]+)(?: (B|KiB|MiB|s|days))? \| ([^|]+) \|$", TABLE, re.MULTILINE)
 UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "s": 1, "days": 86400}
-MODELS = {"server.yaml": ServerConfig, "adpfl.federated.run_plan.CohortPlan": CohortPlan}
+MODELS = {
+    "server.yaml": ServerConfig,
+    "limits": LimitsConfig,
+    "adpfl.federated.run_plan.CohortPlan": CohortPlan,
+}
 
 
 def in_code(where: str) -> float:
@@ -38,6 +43,11 @@ def test_every_limit_of_the_wire_has_its_row():
     named = {where.strip("`").removeprefix("adpfl.wire.limits.") for *_, where in ROWS}
     known = {name for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
     assert known - named == set()
+
+
+def test_every_key_of_the_servers_limits_has_its_row():
+    named = {where.removeprefix("`limits` ").strip("`") for *_, where in ROWS}
+    assert set(LimitsConfig.model_fields) - named == set()
 
 
 def test_every_row_of_the_table_was_read():

@@ -1,7 +1,5 @@
 """Without a fault the rig runs a federation, and the invariants find what is wrong with it."""
 
-import time
-
 import pytest
 
 from tests.faults.invariants import check_all

@@ -41,7 +41,8 @@ class Federation:
         self.dialled_port = self.port  # what sites are told; a test may put a relay there
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         (root / "sites").mkdir()
-        self._environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.interpreter = (sys.executable, "-m")
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def plan(self, **changes: Any) -> dict[str, Any]:
         plan = {
@@ -105,9 +106,9 @@ class Federation:
 
     def command(self, module: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [*self.interpreter, module, *arguments],
             cwd=self.root,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -129,9 +130,9 @@ class Federation:
     def _start(self, name: str, module: str, *arguments: str) -> None:
         with self.log_path(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*self.interpreter, module, *arguments],
                 cwd=self.root,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -26,9 +26,10 @@ from adpfl_server import enrollment
 from adpfl_server.config import ServerConfig, load_server_config
 from adpfl_server.daemon import Daemon
 from adpfl_server.database import open_database
-from adpfl_server.enrollment import issue_token, redeem
+from adpfl_server.enrollment import redeem
 from adpfl_server.pki import init_consortium, load_authority, load_server_identity
 from adpfl_server.store import DATABASE_FILE, Store
+from adpfl_server.tokens import issue_token
 
 SITES = ("hospital1", "hospital2", "hospital3")
 TASK = "skin_lesion"

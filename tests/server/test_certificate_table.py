@@ -10,7 +10,8 @@ from adpfl.security.certificates import Holder, create_authority, create_request
 from adpfl.security.identity import load_certificate, site_of
 from adpfl_server.certificate_table import RENEWALS_A_DAY, check_not_revoked, renew, revoked_holders
 from adpfl_server.database import open_database, transaction
-from adpfl_server.enrollment import issue_token, redeem, revoke
+from adpfl_server.enrollment import redeem, revoke
+from adpfl_server.tokens import issue_token
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)

@@ -32,12 +32,11 @@ from adpfl_server.enrollment import (
     REFUSAL,
     REFUSAL_LOG_SECONDS,
     EnrollmentService,
-    bundle_for,
-    issue_token,
     redeem,
     revoke,
 )
 from adpfl_server.pki import init_consortium, load_authority
+from adpfl_server.tokens import bundle_for, issue_token
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -557,14 +558,29 @@ def test_no_metric_is_taken_that_the_plan_does_not_name(joined):
     assert "dice" in error.value.details()
 
 
-def test_two_hundred_polls_wait_at_once(running):
-    caller = running.caller("hospital1")
-    caller.join()
-    request = messages.NextTaskRequest("demo", 2).to_wire()
-    calls = [caller.stub.NextTask.future(request, timeout=20) for _ in range(200)]
-    started = time.monotonic()
-    assert {call.result().kind for call in calls} == {pb.TASK_KIND_WAIT}
-    assert time.monotonic() - started < 10
+def test_two_hundred_sites_poll_and_eight_of_them_upload_at_once(consortium):
+    """What the default limits must let through."""
+    names = [f"hospital{number}" for number in range(200)]
+    consortium.start(consortium.plan(cohort={"sites": names, "quorum": 200}))
+    callers = [consortium.caller(name) for name in names]
+    for call in [caller.stub.Join.future(join_request(caller.site), timeout=60) for caller in callers]:
+        call.result()
+    poll = messages.NextTaskRequest("demo", 20).to_wire()
+    tasks = [call.result() for call in [each.stub.NextTask.future(poll, timeout=60) for each in callers]]
+    assert {task.kind for task in tasks} == {pb.TASK_KIND_TRAIN}
+    base = tasks[0].base_digest.hex()
+    with ThreadPoolExecutor(8) as pool:
+        sent = [
+            pool.submit(caller.send, 1, base, consortium.update(seed))
+            for seed, caller in enumerate(callers[:8])
+        ]
+        polls = [each.stub.NextTask.future(poll, timeout=60) for each in callers[8:]]
+        assert {one.result().receipt.outcome for one in sent} == {CommitOutcome.ACCEPTED}
+    assert {call.result().kind for call in polls} == {pb.TASK_KIND_TRAIN}
+
+
+def join_request(site):
+    return messages.JoinRequest(site, "0" * 32, "1", None, {"skin_lesion": 10}).to_wire()
 
 
 def test_limits_are_those_of_the_transport():

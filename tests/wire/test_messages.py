@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from adpfl.errors import ProtocolError
-from adpfl.wire import messages
+from adpfl.wire import limits, messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import RunStatus, SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome, Receipt, SignedReceipt
@@ -19,6 +19,7 @@ RECEIPT = Receipt("demo", 1, "hospital1", HEX, HEX, HEX, CommitOutcome.ACCEPTED,
 GOOD = [
     messages.EnrollRequest("site", "hospital1", "token", b"csr"),
     messages.EnrollResponse(b"-----BEGIN"),
+    messages.EnrollResponse(b"", awaits_signature=True),
     messages.JoinRequest("hospital1", INSTANCE, "1.0", None, {"skin_lesion": 12}),
     messages.JoinRequest("hospital1", INSTANCE, "1.0", "demo", {}),
     messages.RunOffer("demo", PLAN, hashlib.sha256(PLAN).hexdigest(), RunStatus.RUNNING),
@@ -60,6 +61,24 @@ BAD = [
         "certificate_signing_request",
     ),
     (messages.EnrollResponse, pb.EnrollResponse(), "certificate_chain"),
+    *(
+        (
+            messages.HeartbeatRequest,
+            pb.HeartbeatRequest(run="demo", activity=1, detail=f"over{odd}budget"),
+            "detail",
+        )
+        for odd in ("\n", "\r", "\x1b[2J", "\x00", "\x9b1m", "\u202e", "\u2028", "\u200b")
+    ),
+    (
+        messages.JoinRequest,
+        pb.JoinRequest(site="a", instance_id=INSTANCE, software_version="1\x1b"),
+        "software_version",
+    ),
+    (
+        messages.EnrollResponse,
+        pb.EnrollResponse(certificate_chain=b"-", awaits_signature=True),
+        "certificate_chain",
+    ),
     (messages.JoinRequest, pb.JoinRequest(site="Hospital", instance_id=INSTANCE), "site"),
     (messages.JoinRequest, pb.JoinRequest(site="a", instance_id="F" * 32), "instance_id"),
     (messages.JoinRequest, pb.JoinRequest(site="a", instance_id=INSTANCE, run="a b"), "run"),
@@ -157,3 +176,18 @@ def test_a_remembered_receipt_that_is_not_whole_is_refused(receipt, field):
     answer = pb.JoinResponse(server_instance_id=INSTANCE, newest_receipt=receipt)
     with pytest.raises(ProtocolError, match=f"^{field}"):
         messages.JoinResponse.from_wire(answer)
+
+
+@pytest.mark.parametrize("text", ["", "über dem Budget (ε = 8,0)", "予算", "12\u202f000\u00a0€"])
+def test_text_of_any_language_passes(text):
+    message = messages.HeartbeatRequest("demo", 1, SiteActivity.REFUSED, detail=text)
+    assert messages.HeartbeatRequest.from_wire(message.to_wire()) == message
+    assert limits.shown_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["a\nb\x1b[0mc", "x" * 5000, "ü" * 5000, "\u202e" * 3, "\ud800"])
+def test_shown_text_passes_the_check(text):
+    shown = limits.shown_text(text)
+    limits.check_text("detail", shown)
+    assert shown[:1] == (text[:1] if text[0].isprintable() else " ")
+    assert shown.endswith("...") == (len(text) > 1000)

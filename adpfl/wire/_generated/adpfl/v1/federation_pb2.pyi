@@ -87,10 +87,12 @@ class EnrollRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., token: _Optional[str] = ..., certificate_signing_request: _Optional[bytes] = ..., role: _Optional[str] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("certificate_chain",)
+    __slots__ = ("certificate_chain", "awaits_signature")
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate_chain: bytes
-    def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, certificate_chain: _Optional[bytes] = ..., awaits_signature: _Optional[bool] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("certificate_signing_request",)
@@ -99,10 +101,12 @@ class RenewRequest(_message.Message):
     def __init__(self, certificate_signing_request: _Optional[bytes] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
-    __slots__ = ("certificate_chain",)
+    __slots__ = ("certificate_chain", "awaits_signature")
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate_chain: bytes
-    def __init__(self, certificate_chain: _Optional[bytes] = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, certificate_chain: _Optional[bytes] = ..., awaits_signature: _Optional[bool] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("run",)

@@ -49,7 +49,9 @@ class EnrollmentServicer:
     def Enroll(self, request, context):
         """Trade a one-time token and a certificate signing request for a client certificate. The key never leaves the site.
         A token works once, for the role and name it was issued to, until it expires. A repeat of the same token with the same
-        request returns the same certificate, so that a lost answer does not strand a site.
+        request returns the same certificate, so that a lost answer does not strand a site. Where the authority's key is kept
+        offline, the token is bound to the request and the answer says that it waits; the same request again, at any time, even
+        after the token's end, returns the certificate once it is signed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +128,8 @@ class IdentityServicer:
 
     def Renew(self, request, context):
         """Certify the caller's next key while its certificate still works; the old one goes on working until its own end. A repeat
-        with the same request returns the same certificate.
+        with the same request returns the same certificate. Where the authority's key is kept offline, the request waits as one of
+        Enroll does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,126 @@
+"""The disk stays bounded however long a run is, and nothing goes that somebody needs."""
+
+import asyncio
+import time
+
+import pytest
+
+from adpfl.errors import ConfigError
+from adpfl.federated.run_events import RunCancelled
+from adpfl.wire.messages import TaskKind
+from adpfl_server import collection, housekeeping
+from adpfl_server.collection import reading
+from adpfl_server.store import Store
+
+SITES = ("hospital1", "hospital2", "hospital3")
+ROUNDS = 24
+AGGREGATION = {"strategy": "fedadam", "averaging": {"method": "ema", "decay": 0.5}}
+
+
+@pytest.fixture
+def callers(consortium, monkeypatch):
+    monkeypatch.setattr(housekeeping, "LOOK_SECONDS", 0.05)
+
+    def start(rounds=ROUNDS, **changes):
+        cohort = {"sites": list(SITES), "quorum": 3}
+        consortium.start(consortium.plan(rounds=rounds, aggregation=AGGREGATION, cohort=cohort), **changes)
+        made = [consortium.caller(site) for site in SITES]
+        for number, caller in enumerate(made):
+            caller.enter(str(number))
+        return made
+
+    return start
+
+
+def play(consortium, callers, last, after_each=lambda _: None):
+    while (task := callers[0].next_task(10)).kind is TaskKind.TRAIN and task.round <= last:
+        for seed, caller in enumerate(callers):
+            caller.send(task.round, task.base_digest, consortium.update(10 * task.round + seed))
+        after_each(task.round)
+
+
+def chunks(consortium):
+    return {path.name for path in (consortium.state_dir / "blobs").glob("??/*")}
+
+
+def eventually(holds):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_the_disk_stays_bounded_over_many_rounds(consortium, callers):
+    made = callers(keep_models=3)
+    counts = []
+    play(consortium, made, ROUNDS, lambda _: counts.append(len(chunks(consortium))))
+    # Every object is of one chunk: 3 models, 3 averages, 2 moments, 3 updates, and as much again for what a
+    # round has made and what it has not yet let go.
+    assert max(counts) <= 3 + 3 + 2 + 3 + (1 + 1 + 2 + 3)
+    assert len(counts) == ROUNDS
+    eventually(lambda: len(chunks(consortium)) == 3 + 3)  # over: nothing but models and averages
+    store = Store(consortium.state_dir, read_only=True)
+    assert sorted(store.kept_models("demo")) == [ROUNDS - 2, ROUNDS - 1, ROUNDS]
+    assert sorted(store.kept_averages("demo")) == [ROUNDS - 2, ROUNDS - 1, ROUNDS]
+    assert all(store.missing(store.manifest(digest)) == () for digest in store.kept_models("demo").values())
+    assert store.connection.execute("SELECT count(*) FROM commits").fetchone()[0] == 3 * ROUNDS
+    assert store.model_digest("demo", 1) is not None  # by name, for good
+    store.close()
+
+
+def test_fewer_models_by_the_configuration_take_effect_at_the_next_start(consortium, callers):
+    made = callers(rounds=6, keep_models=10)
+    play(consortium, made, 6)
+    eventually(lambda: len(chunks(consortium)) == 7 + 5)  # the first average is the first model
+    consortium.running[-1].stop()
+    callers(rounds=6, keep_models=2)
+    assert len(chunks(consortium)) == 2 + 2
+
+
+def test_nothing_goes_while_somebody_reads(consortium, callers):
+    made = callers(keep_models=2)
+    with reading(consortium.state_dir), reading(consortium.state_dir):
+        play(consortium, made, 5)
+        store = Store(consortium.state_dir, read_only=True)
+        assert sorted(store.kept_models("demo")) == [0, 1, 2, 3, 4, 5]
+        store.close()
+    eventually(lambda: len(chunks(consortium)) <= 2 + 2 + 2)
+
+
+def test_a_cancelled_run_lets_its_updates_go(consortium, callers):
+    made = callers(keep_models=2)
+    task = made[0].next_task()
+    update = consortium.update(1)
+    made[0].send(1, task.base_digest, update)
+    assert update.manifest.chunk_digests[0] in chunks(consortium)
+    daemon = consortium.running[-1]
+    asyncio.run_coroutine_threadsafe(
+        daemon.daemon.runner.advance("demo", RunCancelled("bob")), daemon._loop
+    ).result(10)
+    eventually(lambda: len(chunks(consortium)) == 1)  # the initial model
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_models_are_no_configuration(consortium, number):
+    with pytest.raises(ConfigError, match="keep_models"):
+        consortium.configure(keep_models=number)
+
+
+def test_a_crash_between_rows_and_chunks_is_cleared_at_the_next_start(consortium, callers, monkeypatch):
+    made = callers(rounds=4, keep_models=2)
+
+    def killed(*_arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("adpfl_server.blobs.BlobFolder.drop", killed)
+        play(consortium, made, 4)
+        consortium.running[-1].stop()
+    assert len(chunks(consortium)) > 4
+    callers(rounds=4, keep_models=2)
+    assert len(chunks(consortium)) == 2 + 2
+
+
+def test_the_lock_is_of_the_state_folder(tmp_path):
+    with reading(tmp_path):
+        assert (tmp_path / collection.READING_LOCK).exists()
