@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,8 @@ from adpfl_server.store import Store
 
 FILE_THREADS = 4
 """Threads that hash, read and write chunks; what bounds the server's memory for bulk data."""
+HEARD_AGAIN_SECONDS = 0.05
+"""A site that was heard so short a time ago is alive: streams say it with every chunk."""
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 10.0
 RECORD_SECONDS = 0.5
@@ -146,7 +149,10 @@ class Runner:
 
     def heard(self, site: str) -> None:
         """Note a sign of life; a silent site's return is recorded."""
-        self._heard_at[site] = self.clock()
+        now = self.clock()
+        if 0.0 <= now - self._heard_at.get(site, -inf) < HEARD_AGAIN_SECONDS:
+            return
+        self._heard_at[site] = now
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
                 self.spawn(self._note_heard(run, site))

@@ -1,8 +1,7 @@
 """The yardstick of the federation's benchmark: a gRPC stream over the same TLS that does nothing with its bytes.
 
 As a script it is the server: `python benchmarks/bare_stream.py STATE_DIR` prints its port and serves until its
-standard input ends. Messages are plain bytes, no protobuf; credentials, options and message size are the
-federation's.
+standard input ends. Messages are plain bytes, no protobuf; credentials and message size are the federation's.
 """
 
 import asyncio
@@ -13,10 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adpfl.security.tls import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_credentials, server_credentials
+from adpfl.security.tls import MESSAGE_LIMIT_BYTES, channel_credentials, server_credentials
 
 UPLOAD, DOWNLOAD = "/bare.Stream/Upload", "/bare.Stream/Download"
 NUMBER_BYTES = 8
+OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+)
+"""Beyond these, gRPC's defaults: its own flow control, tuned by nobody."""
 
 
 def open_channel(identity: Any, address: str) -> Any:
@@ -24,7 +28,7 @@ def open_channel(identity: Any, address: str) -> Any:
     credentials = channel_credentials(identity)
     import grpc  # noqa: PLC0415 - after the policy of `adpfl.security.tls`
 
-    return grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, OPTIONS)
 
 
 async def upload(channel: Any, chunk: bytes, count: int) -> None:
@@ -85,7 +89,7 @@ async def _serve(state_dir: Path, chunk: bytes) -> None:
         "Upload": grpc.stream_unary_rpc_method_handler(take),
         "Download": grpc.unary_stream_rpc_method_handler(give),
     }
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Stream", handlers),))
     identity = load_server_identity(state_dir, now=datetime.now(UTC))
     port = server.add_secure_port("127.0.0.1:0", server_credentials(identity))

@@ -341,7 +341,10 @@ def main(arguments: list[str]) -> None:
     if options.markdown:
         options.markdown.write_text("\n".join(texts), encoding="utf-8")
     if options.json:
-        document = {"empty_rounds": [asdict(one) for one in empty], "transfers": [asdict(one) for one in transfers]}
+        document = {
+            "empty_rounds": [asdict(one) for one in empty],
+            "transfers": [asdict(one) for one in transfers],
+        }
         options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 

@@ -25,7 +25,9 @@ from federation_clients import ClientAgent  # noqa: E402
 from federation_server import chunk_block, tagged  # noqa: E402
 
 from adpfl.wire import limits, messages, transfers  # noqa: E402
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb  # noqa: E402
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc  # noqa: E402
+from adpfl.wire.bulk import FETCH_METHOD, PUSH_METHOD, decode_fetch, encode_push  # noqa: E402
 from adpfl.wire.chunks import Manifest, check_chunk, sha256_hex  # noqa: E402
 from adpfl_client.enrollment import load_site_identity  # noqa: E402
 
@@ -51,6 +53,10 @@ class SyntheticAgent(BareCaller):
         credentials = channel_credentials(self.identity)
         channel = grpc.aio.secure_channel(self.identity.address, credentials, CHANNEL_OPTIONS)
         self._stub = rpc.FederationStub(channel)
+        self._fetching = channel.unary_stream(
+            FETCH_METHOD, request_serializer=pb.FetchRequest.SerializeToString
+        )
+        self._pushing = channel.stream_unary(PUSH_METHOD)
         await self.open_bare(self.identity, bare_address, self._block)
         request = messages.JoinRequest(
             site=self.site,
@@ -80,15 +86,20 @@ class SyntheticAgent(BareCaller):
         """Receive and check the round's base model."""
         started, received = time.monotonic(), 0
         have = transfers.HaveRequest(self._run, self._base).to_wire()
-        self.manifest = transfers.HaveResponse.from_wire(await self._stub.Have(have, timeout=CALL_SECONDS)).manifest
+        self.manifest = transfers.HaveResponse.from_wire(
+            await self._stub.Have(have, timeout=CALL_SECONDS)
+        ).manifest
         missing = list(self.manifest.indices_of)
         while missing:
             wanted = tuple(missing[: limits.DIGESTS_PER_REQUEST])
             request = transfers.FetchRequest(self._run, self._base, wanted).to_wire()
-            async for message in self._stub.Fetch(request):
-                chunk = transfers.Chunk.from_fetch(message)
-                check_chunk(chunk.digest, chunk.data)
-                received += len(chunk.data)
+            checking: asyncio.Future[int] | None = None
+            async for message in self._fetching(request):
+                if checking is not None:
+                    received += await checking
+                checking = asyncio.get_running_loop().run_in_executor(None, _checked, message)
+            if checking is not None:
+                received += await checking
             missing = missing[len(wanted) :]
         return started, time.monotonic(), received
 
@@ -115,12 +126,12 @@ class SyntheticAgent(BareCaller):
             await self._stub.Offer(offer, timeout=CALL_SECONDS)
         ).missing:
 
-            async def parts(digests: tuple[str, ...] = missing) -> AsyncIterator[Any]:
-                yield transfers.PushHeader(self._run, self._round, self._update.digest).to_wire()
+            async def parts(digests: tuple[str, ...] = missing) -> AsyncIterator[bytes]:
+                yield encode_push(transfers.PushHeader(self._run, self._round, self._update.digest))
                 for digest in digests:
-                    yield transfers.Chunk(digest, self._chunk(digest)).to_push()
+                    yield encode_push(transfers.Chunk(digest, self._chunk(digest)))
 
-            await self._stub.Push(parts())
+            await self._pushing(parts())
             sent += sum(self._update.chunk_bytes(self._chunks[digest]) for digest in missing)
         commit = transfers.CommitUpdateRequest(self._run, self._round, self._base, self._update.digest)
         answer = await self._stub.CommitUpdate(commit.to_wire(), timeout=CALL_SECONDS)
@@ -136,6 +147,13 @@ class SyntheticAgent(BareCaller):
             await self.prepare()
             committed.append((await self.push())[1])
         return committed
+
+
+def _checked(message: bytes) -> int:
+    """Check a received chunk; its size."""
+    chunk = decode_fetch(message)
+    check_chunk(chunk.digest, chunk.data)
+    return len(chunk.data)
 
 
 async def _obey(kind: type[SyntheticAgent | ClientAgent], folders: list[Path], first_number: int) -> None:

@@ -49,7 +49,9 @@ class ClientAgent(BareCaller):
         )
         answer = await asyncio.to_thread(self._connection.join, request)
         self._plan = read_plan(answer.runs[0])
-        await asyncio.to_thread(self._connection.next_task, messages.NextTaskRequest(self._run, LONG_POLL_SECONDS))
+        await asyncio.to_thread(
+            self._connection.next_task, messages.NextTaskRequest(self._run, LONG_POLL_SECONDS)
+        )
 
     async def take(self) -> None:
         """Wait for the next round's task."""

@@ -31,7 +31,7 @@ require_tls13()  # before anything loads grpc
 
 from adpfl_client.enrollment import enroll  # noqa: E402
 from adpfl_server.database import open_database  # noqa: E402
-from adpfl_server.enrollment import bundle_for, issue_token  # noqa: E402
+from adpfl_server.tokens import bundle_for, issue_token  # noqa: E402
 from adpfl_server.pki import init_consortium, load_server_identity  # noqa: E402
 from adpfl_server.store import DATABASE_FILE  # noqa: E402
 
@@ -110,7 +110,7 @@ def chunk_block() -> bytes:
 def tagged(block: bytes, size: int, *numbers: int) -> bytes:
     """A chunk of its own: its first values are the numbers, so no two chunks are the same object."""
     tag = np.array(numbers, "<f4").tobytes()
-    return tag + block[len(tag) : size]
+    return b"".join((tag, memoryview(block)[len(tag) : size]))
 
 
 def write_initial_model(path: Path, payload_bytes: int) -> None:

@@ -12,8 +12,9 @@ from adpfl.errors import ProtocolError
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.transfers import Chunk, PushHeader, push_part_from_wire
 
-PUSH_METHOD = "/adpfl.v1.Federation/Push"
-FETCH_METHOD = "/adpfl.v1.Federation/Fetch"
+FEDERATION = "adpfl.v1.Federation"
+PUSH_METHOD = f"/{FEDERATION}/Push"
+FETCH_METHOD = f"/{FEDERATION}/Fetch"
 
 _DIGEST_BYTES = 32
 _FIELD_1, _FIELD_2 = 0x0A, 0x12
@@ -36,7 +37,8 @@ def decode_push(message: bytes) -> PushHeader | Chunk:
     """Validate one message of a push stream; a chunk's data are a view of `message`.
 
     Raises:
-        ProtocolError: no such message, neither header nor chunk, or a field breaks the contract.
+        DecodeError: no such message.
+        ProtocolError: neither header nor chunk, or a field breaks the contract.
     """
     view = memoryview(message)
     if view and view[0] == _FIELD_2:
@@ -44,10 +46,7 @@ def decode_push(message: bytes) -> PushHeader | Chunk:
         chunk = None if body is None else _read_chunk(body)
         if chunk is not None:
             return chunk
-    try:
-        return push_part_from_wire(pb.PushRequest.FromString(message))
-    except DecodeError as error:
-        raise ProtocolError("PushRequest: the message cannot be read") from error
+    return push_part_from_wire(pb.PushRequest.FromString(message))
 
 
 def encode_fetch(chunk: Chunk) -> bytes:
@@ -72,9 +71,7 @@ def decode_fetch(message: bytes) -> Chunk:
 
 def _chunk_prefix(chunk: Chunk) -> bytes:
     digest = bytes.fromhex(chunk.digest)
-    return b"".join(
-        (bytes((_FIELD_1, _DIGEST_BYTES)), digest, bytes((_FIELD_2,)), _varint(len(chunk.data)))
-    )
+    return b"".join((bytes((_FIELD_1, _DIGEST_BYTES)), digest, bytes((_FIELD_2,)), _varint(len(chunk.data))))
 
 
 def _read_chunk(view: memoryview) -> Chunk | None:

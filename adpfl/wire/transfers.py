@@ -160,7 +160,9 @@ class Chunk:
 
     def to_push(self) -> pb.PushRequest:
         """The chunk as a site streams it."""
-        return pb.PushRequest(chunk=pb.PushRequest.Chunk(digest=bytes.fromhex(self.digest), data=bytes(self.data)))
+        return pb.PushRequest(
+            chunk=pb.PushRequest.Chunk(digest=bytes.fromhex(self.digest), data=bytes(self.data))
+        )
 
 
 @dataclass(frozen=True, slots=True)
