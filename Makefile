@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := adpfl adpfl_server adpfl_client tests proto setup.py
 PYTEST_WORKERS ?= 2
+FUZZ ?=
+FUZZ_SECONDS ?= 60
 
 # Options of `make demo`
 DATA ?=
@@ -57,6 +59,10 @@ test: dev ## Run the tests
 .PHONY: test-full
 test-full: dev ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
+
+.PHONY: fuzz
+fuzz: dev ## Fuzz every parser, FUZZ_SECONDS each; FUZZ=NAME takes one
+	$(BIN)/python -m tests.fuzz.with_atheris $(if $(FUZZ),"$(FUZZ)") --seconds $(FUZZ_SECONDS)
 
 .PHONY: lint
 lint: dev ## Check style

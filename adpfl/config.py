@@ -18,6 +18,16 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A run's, site's or task's name: safe in a file name, a URI and a log line."""
 
 
+LEAST_VALUES = 10_000
+"""So many values may any document hold, however short it is."""
+PROBLEMS_TOLD = 20
+"""Of a document in which everything is wrong."""
+LONGEST_KEY = 60
+"""A longer one is cut in messages."""
+_BAD_SCALARS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+"""What PyYAML's readers of numbers, dates and tags raise on some of what is none."""
+
+
 class FrozenModel(BaseModel):
     """Base of every configuration and record: immutable, closed to unknown keys, no NaN or infinity."""
 
@@ -79,7 +89,43 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "is not valid YAML"
         raise ConfigError(f"{path}:{place} {problem}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
+    except _BAD_SCALARS as error:
+        raise ConfigError(f"{path}: holds a number, date or tag that cannot be read") from error
+    if _unfolds_beyond(document, max(LEAST_VALUES, len(text))):
+        raise ConfigError(f"{path}: its aliases (*) unfold to more values than it has characters")
     return parse(document, model, source=str(path))
+
+
+def load_json(text: str | bytes) -> Any:
+    """Decode JSON that somebody else wrote.
+
+    Raises:
+        ValueError: it is not JSON, not Unicode, or nested too deeply; never another error.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
+def _unfolds_beyond(document: Any, limit: int) -> bool:
+    """Whether a document holds more values than `limit`, each counted wherever an alias puts it.
+
+    A document that holds itself has no end.
+    """
+    pending, count = [document], 0
+    while pending:
+        node = pending.pop()
+        count += 1
+        if count > limit:
+            return True
+        if isinstance(node, dict):
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+    return False
 
 
 def parse(document: Any, model: type[Model], *, source: str) -> Model:
@@ -93,14 +139,22 @@ def parse(document: Any, model: type[Model], *, source: str) -> Model:
         raise ConfigError(f"{source}: holds {found}; must be a mapping of keys to values")
     try:
         # As JSON, because there strictness still takes a list for a tuple and text for a path.
-        return model.model_validate_json(json.dumps(document, default=str), strict=True)
+        text = json.dumps(document, default=str)
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{source}: is nested too deeply, or holds what JSON cannot") from error
+    try:
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}: {describe(error, document)}") from error
 
 
 def describe(error: ValidationError, document: Any) -> str:
-    """Put every problem of a validation error into one line: key, value and rule, separated by semicolons."""
-    return "; ".join(_describe_one(problem, document) for problem in error.errors(include_url=False))
+    """Put a validation error's first problems into one line: key, value and rule, separated by semicolons."""
+    problems = error.errors(include_url=False)
+    told = [_describe_one(problem, document) for problem in problems[:PROBLEMS_TOLD]]
+    if len(problems) > PROBLEMS_TOLD:
+        told.append(f"and {len(problems) - PROBLEMS_TOLD} more")
+    return "; ".join(told)
 
 
 _PLAIN_WORDS = {
@@ -153,7 +207,7 @@ def _key_path(location: tuple[str | int, ...], document: Any) -> str:
         if not last and not isinstance(below, dict | list):
             continue  # the tag of a discriminated union is no key of the document
         here = below
-        parts.append(str(part))
+        parts.append(part if isinstance(part, str) and len(part) <= LONGEST_KEY else _short(part))
     return ".".join(parts)
 
 

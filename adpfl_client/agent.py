@@ -37,6 +37,7 @@ from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.durable import may_pass, probe
 from adpfl_client.guard import RunCost
 from adpfl_client.heartbeat import Heartbeat, beating
+from adpfl_client.leaving import read_leave, settle_leave
 from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
 from adpfl_client.local_site import Site
 from adpfl_client.public_reason import public_reason
@@ -56,7 +57,10 @@ SHORTEST_WAIT_SECONDS = 0.2
 DISK_SECONDS = 15.0
 """Between two looks at a disk that is full or read-only."""
 
-Status = Literal["finished", "failed", "refused"]
+OPEN_STATUSES = frozenset({RunStatus.WAITING, RunStatus.RUNNING, RunStatus.PAUSED})
+"""Of runs that go on."""
+
+Status = Literal["finished", "failed", "refused", "left"]
 log = structlog.get_logger()
 
 
@@ -186,10 +190,36 @@ class Agent:
         if not self._ledger_is_newest:
             self._check_ledger(answer.newest_receipt)
         for offer in answer.runs:
-            if offer.run in self._stood_aside and offer.status in {RunStatus.WAITING, RunStatus.RUNNING}:
+            if self._has_left(offer.run, over=offer.status not in OPEN_STATUSES):
+                continue
+            if offer.run in self._stood_aside and offer.status in OPEN_STATUSES:
                 self._tell_refusal(offer.run)  # a server restored from a backup has forgotten it
             elif offer.run not in self._runs and offer.run not in self._outcomes:
                 self._guarded(offer.run, partial(self._open, offer))
+
+    def _has_left(self, name: str, *, over: bool = False) -> bool:
+        """Whether the site has left a run; ends its part here, and tells the server of a run that goes on.
+
+        The server is told at each join: one that was restored from a backup has forgotten it.
+        """
+        folder = self._site.run_folder(name)
+        mark = read_leave(folder)
+        known = self._outcomes.get(name)
+        if mark is None:
+            if known is not None and known.status == "left":
+                del self._outcomes[name]  # it has come back
+            return False
+        self._runs.pop(name, None)
+        settle_leave(self._site.ledger, folder, mark, self._site.clock)
+        if not over:
+            try:
+                self._site.connection.stand_aside(mark.request())
+            except ServerRefusalError as error:
+                log.warning("the server does not take the leave", run=name, reason=str(error))
+        if known is None or known.status != "left":
+            self._outcomes[name] = RunOutcome(name, "left", mark.summary)
+            log.info("run left", run=name, reason=mark.reason)
+        return True
 
     def _check_ledger(self, from_server: SignedReceipt | None) -> None:
         """Once, before any spend: a ledger that is open cannot be put back unseen (`LedgerStore`)."""
@@ -224,6 +254,8 @@ class Agent:
         self._guarded(name, partial(self._do_next, self._runs[name], wait_seconds))
 
     def _do_next(self, run: LocalRun, wait_seconds: int) -> None:
+        if self._has_left(run.name):
+            return
         task = self._site.connection.next_task(NextTaskRequest(run.name, wait_seconds))
         match task.kind:
             case TaskKind.WAIT:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from adpfl.config import FrozenModel, Name, parse
+from adpfl.config import FrozenModel, Name, load_json, parse
 from adpfl.errors import ConfigError, IntegrityError
 from adpfl.privacy.statement import HexDigest
 from adpfl_client.config import SiteConfig
@@ -44,7 +44,7 @@ def read_offer(state_dir: Path, run: str) -> Offer:
     """
     path = state_dir / RUNS_FOLDER / run / OFFER_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"run is {run}; the agent has not been offered it yet (start the agent once, it stops to wait)"

@@ -33,6 +33,9 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+GOOD_ENDS = frozenset({"finished", "left"})
+"""Of a run, at which the agent's exit code is 0."""
+
 app = typer.Typer(
     name="adpfl-client",
     add_completion=False,
@@ -87,8 +90,8 @@ def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: str) ->
 
     outcomes = run_agent(config, until_finished=until_finished)
     for outcome in outcomes or ():
-        typer.echo(f"{outcome.run}: {outcome.summary}", err=outcome.status != "finished")
-    if any(outcome.status != "finished" for outcome in outcomes or ()):
+        typer.echo(f"{outcome.run}: {outcome.summary}", err=outcome.status not in GOOD_ENDS)
+    if any(outcome.status not in GOOD_ENDS for outcome in outcomes or ()):
         sys.exit(1)
 
 
@@ -336,6 +339,48 @@ def approve(
     if by is not None:
         offer = approve_run(settings, run, by=by, digest=digest)
         typer.echo(f"approved by {by}: plan {offer.plan_digest}")
+
+
+@app.command()
+def leave(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="As the server names it.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; the server is told, so name no patient.")
+    ] = "",
+    site: SiteOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End this site's part in a run; what it has sent counts, and what it has spent stays spent.
+
+    The agent may be running: it stops training for the run at the next step, gives up what it had reserved,
+    and tells the server, which no longer waits for the site. `adpfl-client join` takes it back.
+
+    Example: adpfl-client leave derm --site hospital1 --reason "scanner replaced"
+    """
+    settings = _load(context, site, config)
+    _require_tls13()
+    from adpfl_client.leaving import leave_run
+
+    typer.echo(leave_run(settings, run, reason=reason))
+
+
+@app.command()
+def join(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that this site has left.")],
+    site: SiteOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take part again in a run that this site has left; policy and budget are checked anew.
+
+    Example: adpfl-client join derm --site hospital1
+    """
+    settings = _load(context, site, config)
+    _require_tls13()
+    from adpfl_client.leaving import come_back
+
+    typer.echo(come_back(settings, run))
 
 
 @app.command("acknowledge-clock")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from adpfl.config import FrozenModel, Name, load_yaml
 from adpfl.errors import ConfigError
 from adpfl.tasks.registry import known_tasks
+from adpfl.wire.limits import ROUND_MAX
 from adpfl_client.guard import SitePolicy
 
 SEARCHED_FOLDERS = (Path("sites"), Path("/etc/adpfl/sites"))
@@ -56,6 +57,8 @@ class SiteConfig(FrozenModel):
     file."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processor threads for training."""
+    keep_models: Annotated[int, Field(ge=2, le=ROUND_MAX)] | None = None
+    """So many newest models of each run stay in the state folder; without it every received model does."""
     evaluate_every_rounds: Annotated[int, Field(ge=0)] = 5
     """Score the global model on the held-out patients after every so many rounds; 0 means after the last
     alone."""

@@ -259,6 +259,8 @@ class Connection:
 
     def _fetch_some(self, run: str, incoming: IncomingModel) -> None:
         wanted = incoming.missing[: limits.DIGESTS_PER_REQUEST]
+        if not wanted:  # the link broke between the last chunk and the stream's end
+            return
         request = FetchRequest(run, incoming.manifest.digest, wanted)
         with self._watched(self._fetching(request.to_wire()), self._progress_seconds) as active:
             for message in active.call:

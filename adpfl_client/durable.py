@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from adpfl.errors import DiskUnwritableError, StorageError
-from adpfl.security.private_files import PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, sync_folder
+from adpfl.security.private_files import PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, make_folder, sync_folder
 
 _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 PROBE_BYTES: Final = 64 * 2**10
@@ -88,11 +88,8 @@ def room(path: Path, size: int) -> Iterator[None]:
 
 
 def make_private_folder(path: Path) -> Path:
-    """Create `path` and its parents where absent, all readable by the owner alone; returns `path`."""
-    if not path.is_dir():
-        make_private_folder(path.parent)
-        path.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-    return path
+    """Create `path` and its parents where absent, durably, readable by the owner alone; returns `path`."""
+    return make_folder(path, mode=PRIVATE_FOLDER_MODE)
 
 
 @contextmanager

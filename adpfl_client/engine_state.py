@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from adpfl.config import load_json
 from adpfl.errors import StateError
 from adpfl.privacy.engine import EngineState
 from adpfl_client.durable import storing, write_bytes
@@ -58,7 +59,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StateError(f"{path}: cannot be read") from error
     if not isinstance(document, dict) or not {"state", "update_digest"} <= document.keys():

@@ -9,7 +9,6 @@ and gets the same certificate.
 """
 
 import hashlib
-import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import StringConstraints
 
-from adpfl.config import FrozenModel, Name, parse
+from adpfl.config import FrozenModel, Name, load_json, parse
 from adpfl.errors import ConfigError, IdentityError
 from adpfl.security.bundle import Address, EnrollmentBundle, read_bundle
 from adpfl.security.certificates import Holder, Role, create_request, new_key, to_pem
@@ -59,7 +58,8 @@ AUTHORITY_CERTIFICATE = "ca.pem"
 SERVER_CERTIFICATE = "server.pem"
 FEDERATION = "federation.json"
 AWAITED = "awaits-signature"
-"""Marks a pending enrolment whose request the server keeps: it may be asked for past the bundle's end."""
+"""Marks a key whose request the server keeps until it is signed; an enrolment may then be asked for past the
+bundle's end."""
 PUBLIC_MODE = 0o644
 
 
@@ -284,6 +284,7 @@ def _put_in_place(pending: Path, folder: Path) -> None:
     """Make the pending identity the identity; after a crash between the renames, a repeat finishes it."""
     replaced = folder.with_name(REPLACED_FOLDER)
     remove_folder(replaced)
+    (pending / AWAITED).unlink(missing_ok=True)
     if folder.exists():
         publish_folder(folder, replaced)
     publish_folder(pending, folder)
@@ -301,7 +302,7 @@ def _token_digest(bundle: EnrollmentBundle) -> str:
 def _record(folder: Path) -> FederationRecord:
     path = folder / FEDERATION
     try:
-        return parse(json.loads(read_public(path)), FederationRecord, source=str(path))
+        return parse(load_json(read_public(path)), FederationRecord, source=str(path))
     except (ValueError, ConfigError) as error:
         raise IdentityError(f"{path}: is not the record of an enrolment: {error}") from error
 

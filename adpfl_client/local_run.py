@@ -1,11 +1,10 @@
 """One run as this site sees it: the plan it was offered, the data it brings, the price it approved."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from adpfl.config import parse
+from adpfl.config import load_json, parse
 from adpfl.errors import ConfigError, ProtocolError
 from adpfl.federated.records import SiteRunRecord
 from adpfl.federated.run_plan import RunPlan
@@ -56,14 +55,13 @@ def read_plan(offer: RunOffer) -> RunPlan:
         ProtocolError: what was understood is not what was offered, byte for byte.
     """
     try:
-        document = json.loads(offer.plan_json)
+        document = load_json(offer.plan_json)
         plan = parse(document, RunPlan, source=f"plan of run {offer.run}")
     except ConfigError as error:
         raise ConfigError(str(error), rule="plan") from error
     except ValueError as error:
-        raise ProtocolError(f"the plan of run {offer.run} is not JSON") from error
-    except RecursionError as error:
-        raise ProtocolError(f"the plan of run {offer.run} is nested too deeply to be a plan") from error
+        wrong = "nested too deeply" if isinstance(error.__cause__, RecursionError) else "not JSON"
+        raise ProtocolError(f"the plan of run {offer.run} is {wrong}") from error
     if plan.run != offer.run:
         raise ProtocolError(f"the plan of run {offer.run} calls itself {plan.run}; names must agree")
     if plan.digest() != offer.plan_digest:

@@ -11,14 +11,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from adpfl.config import parse
 from adpfl.errors import ConfigError, DataError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest, PartialPayload, read_chunk
-from adpfl.wire.safetensors_file import WeightsHeader, header_bytes, model_description, read_header
+from adpfl.wire.safetensors_file import (
+    WeightsHeader,
+    header_bytes,
+    model_description,
+    read_header,
+    read_manifest,
+)
 from adpfl_client.durable import make_private_folder, new_file, storing
 
+log = structlog.get_logger()
 INCOMING_FOLDER = "incoming"
 _ROLE = "the received model"
 
@@ -117,12 +126,35 @@ class ModelStore:
         return self.folder / run / f"round-{round_number:04d}.safetensors"
 
     def find(self, run: str, round_number: int, digest: str) -> StoredModel | None:
-        """The stored model of a round, or None where there is none or it is not the object of that digest."""
+        """The stored model of a round; None where there is none that is, byte for byte, of that digest."""
         path = self.path(run, round_number)
         if not path.is_file():
             return None
-        model = StoredModel.read(path)
-        return model if model.digest == digest else None
+        try:
+            model = StoredModel.read(path)
+            if model.digest != digest:
+                return None
+            found = read_manifest(path, read_header(path), chunk_size=model.chunk_size)
+        except (DataError, IntegrityError) as error:
+            log.warning("stored model cannot be read; it will be fetched again", reason=str(error))
+            return None
+        if found.digest != digest:
+            log.warning("stored model has changed on disk; it will be fetched again", path=str(path))
+            return None
+        return model
+
+    @storing(_ROLE)
+    def let_go(self, run: str, *, keep: int) -> None:
+        """Remove a run's models but those of the newest rounds that are here.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        files = {path: _round_of(path) for path in (self.folder / run).glob("round-*.safetensors")}
+        kept = sorted(set(files.values()))[-keep:]
+        for path, number in files.items():
+            if number not in kept:
+                path.unlink()
 
     def receive(self, run: str, manifest: Manifest) -> IncomingModel:
         """Begin to receive an object, or go on where an earlier attempt ended."""
@@ -146,8 +178,7 @@ class ModelStore:
             raise IntegrityError(f"model {manifest.digest[:12]} still lacks {len(incoming.missing)} chunks")
         path = self.path(plan.run, round_number)
         if path.exists():
-            old = StoredModel.read(path)
-            path.rename(path.with_name(f"{path.stem}-{old.digest[:12]}{path.suffix}"))
+            self._set_aside(path, manifest.digest)
         with new_file(path) as file:
             description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
             file.write(header_bytes(manifest, description))
@@ -158,6 +189,15 @@ class ModelStore:
         incoming.forget()
         return StoredModel(path, plan, round_number, manifest.digest, manifest.chunk_size)
 
+    def _set_aside(self, path: Path, digest: str) -> None:
+        """Keep another history's model under its digest; one that is damaged is replaced."""
+        try:
+            old = StoredModel.read(path).digest
+        except DataError:
+            return
+        if old != digest:
+            path.rename(path.with_name(f"{path.stem}-{old[:12]}{path.suffix}"))
+
     def models(self) -> list[StoredModel]:
         """Every stored model, by run and round.
 
@@ -166,6 +206,10 @@ class ModelStore:
         """
         found = [StoredModel.read(path) for path in sorted(self.folder.glob("*/round-*.safetensors"))]
         return sorted(found, key=lambda model: (model.run, model.round, model.path.name))
+
+
+def _round_of(path: Path) -> int:
+    return int(path.stem.split("-")[1])
 
 
 def tensor_names(path: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography import x509
 
-from adpfl.config import FrozenModel, parse
+from adpfl.config import FrozenModel, load_json, parse
 from adpfl.errors import IdentityError, IntegrityError
 from adpfl.wire.receipts import Receipt, SignedReceipt, verify_receipt
 from adpfl_client.durable import storing, write_bytes
@@ -70,7 +70,7 @@ def read_stored(text: str, *, source: str) -> StoredReceipt:
         IntegrityError: it is no receipt.
     """
     try:
-        return parse(json.loads(text), StoredReceipt, source=source)
+        return parse(load_json(text), StoredReceipt, source=source)
     except ValueError as error:
         raise IntegrityError(f"{source}: is not JSON") from error
 

@@ -26,6 +26,7 @@ from adpfl.security.private_files import (
 from adpfl.wire.operations import RenewResponse
 from adpfl_client.enrollment import (
     AUTHORITY_CERTIFICATE,
+    AWAITED,
     CERTIFICATE,
     FEDERATION,
     IDENTITY_FOLDER,
@@ -46,6 +47,9 @@ RENEW_IN_LAST: Final = 1 / 3
 WARN_BEFORE: Final = timedelta(days=14)
 """A certificate that ends sooner is warned of: by now it should have been renewed."""
 
+ASK_AGAIN: Final = timedelta(hours=1)
+"""Between two questions of an agent for a renewal that waits to be signed: that takes people days."""
+
 AskForCertificate = Callable[[bytes], bytes]
 """A signing request (DER) to a certificate chain (PEM), over the wire."""
 
@@ -59,6 +63,15 @@ def signed_chain(answer: RenewResponse) -> bytes:
     if answer.awaits_signature:
         raise AwaitingSignatureError("the renewal waits for the consortium's signature")
     return answer.certificate_chain
+
+
+def asked_lately(state_dir: Path, now: datetime) -> bool:
+    """Whether the server has said within `ASK_AGAIN` that the renewal waits to be signed."""
+    try:
+        asked = datetime.fromisoformat((state_dir / RENEWED_FOLDER / AWAITED).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return False
+    return timedelta(0) <= now - asked < ASK_AGAIN
 
 
 def renewal_due(identity: CallerIdentity, now: datetime) -> bool:
@@ -81,8 +94,8 @@ def renew(
     Args:
         state_dir: the holder's folder.
         identity: as it is now.
-        ask: trades the signing request for a certificate; what it raises passes through, and the same request
-            is sent the next time.
+        ask: trades the signing request for a certificate (see `signed_chain`); what it raises passes through,
+            and the same request is sent the next time.
         now: aware current time.
 
     Returns:
@@ -94,7 +107,11 @@ def renew(
     folder = state_dir / RENEWED_FOLDER
     if not (folder / REQUEST).exists():
         _prepare(state_dir, identity)
-    chain = ask(read_public(folder / REQUEST))
+    try:
+        chain = ask(read_public(folder / REQUEST))
+    except AwaitingSignatureError:
+        replace_file(folder / AWAITED, now.isoformat().encode("ascii"), mode=PUBLIC_MODE)
+        raise
     certificate = load_certificate(chain, what="renewed certificate")
     try:
         check_certificate(

@@ -37,6 +37,7 @@ from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.engine_state import keep_engine_state, read_engine_state
 from adpfl_client.guard import check_update
 from adpfl_client.heartbeat import Heartbeat, beating
+from adpfl_client.leaving import has_left
 from adpfl_client.local_run import LocalRun, Participants, participants, spend_request
 from adpfl_client.local_site import Site
 from adpfl_client.models import StoredModel, tensor_names
@@ -146,7 +147,10 @@ def fetch_model(
     incoming = site.models.receive(run.name, manifest)
     site.connection.fetch(run.name, incoming)
     log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
-    return site.models.finish(incoming, run.plan, round_number, averaged=averaged)
+    model = site.models.finish(incoming, run.plan, round_number, averaged=averaged)
+    if site.config.keep_models is not None:
+        site.models.let_go(run.name, keep=site.config.keep_models)
+    return model
 
 
 def _check_tensors(manifest: Manifest, layout: Sequence[TensorLayout]) -> None:
@@ -298,8 +302,9 @@ def _train_reserved(
         except TrainingStoppedError as stopped:
             if site.stopping.is_set():
                 raise StopRequestedError from stopped
-            with _charged():
-                run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+            if not has_left(run.folder):
+                with _charged():
+                    run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
             return None
         return reservation, trained, engine.state
 
@@ -321,13 +326,13 @@ def _run_steps(
         engine=engine,
         round_number=round_number,
         progress=audience.progress(hidden_from_server=run.plan.privacy.sampling.mode == "poisson"),
-        should_stop=lambda: _must_stop(site, audience.heartbeat),
+        should_stop=lambda: _must_stop(site, run, audience.heartbeat),
     )
 
 
-def _must_stop(site: Site, heartbeat: Heartbeat) -> bool:
+def _must_stop(site: Site, run: LocalRun, heartbeat: Heartbeat) -> bool:
     reach("client.stepping")
-    return site.stopping.is_set() or heartbeat.obsolete
+    return site.stopping.is_set() or heartbeat.obsolete or has_left(run.folder)
 
 
 def _reserve(

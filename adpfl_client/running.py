@@ -1,6 +1,5 @@
 """Puts an agent's working parts together, starts it, and stops it on SIGTERM."""
 
-import fcntl
 import secrets
 import signal
 import threading
@@ -8,18 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 
 import structlog
 import torch
 from rich.console import Console
 
-from adpfl.errors import StateError
 from adpfl_client.agent import Agent, RunOutcome
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection, StopRequestedError
-from adpfl_client.durable import make_private_folder, storing
 from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
@@ -29,9 +25,7 @@ from adpfl_client.round_display import RoundDisplay
 from adpfl_client.running_identity import open_channel
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
-
-LOCK_FILE = "agent.lock"
-"""Held while an agent runs; the system lets go of it when the process ends, however it ends."""
+from adpfl_client.state_lock import alone
 
 log = structlog.get_logger()
 
@@ -45,26 +39,8 @@ def open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:
         DataError: a data folder cannot be used.
         StateError: another agent runs on this state folder, or the ledger or the spool cannot be used.
     """
-    with _alone(config.state_dir):
+    with alone(config.state_dir):
         yield from _open_site(config, stopping)
-
-
-@contextmanager
-def _alone(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder for this process: two agents would spend one reservation twice.
-
-    Raises:
-        StateError: another agent holds it.
-        StorageError: the folder cannot be made or written.
-    """
-    with storing("the state folder"):
-        lock = (make_private_folder(state_dir) / LOCK_FILE).open("a")
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError(f"{state_dir}: another agent of this site is running on it") from error
-        yield
 
 
 def _open_site(config: SiteConfig, stopping: threading.Event) -> Iterator[Site]:

@@ -12,7 +12,7 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire.operations import RenewRequest
 from adpfl_client.local_site import Site
 from adpfl_client.proxy import Route, route_of
-from adpfl_client.renewal import ends_soon, renew, renewal_due, signed_chain
+from adpfl_client.renewal import asked_lately, ends_soon, renew, renewal_due, signed_chain
 
 log = structlog.get_logger()
 
@@ -31,10 +31,11 @@ def open_channel(identity: CallerIdentity, route: Route) -> grpc.Channel:
 def with_certificate_renewed(site: Site) -> Site:
     """The site with its certificate renewed where that is due; as it was where nothing is due or it fails.
 
-    A failure is logged, as a warning once the end is near, and tried again at the next look.
+    A failure is logged, as a warning once the end is near, and tried again at the next look; a renewal that
+    waits to be signed is asked for again now and then.
     """
     now = datetime.fromtimestamp(site.clock(), UTC)
-    if not renewal_due(site.identity, now):
+    if not renewal_due(site.identity, now) or asked_lately(site.config.state_dir, now):
         return site
 
     def ask(request: bytes) -> bytes:

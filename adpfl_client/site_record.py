@@ -4,12 +4,12 @@ It holds raw norms, thresholds and Dice of local patients, so it stays at the si
 with the record that it finds.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from adpfl.config import load_json
 from adpfl.errors import StateError
 from adpfl.federated.records import (
     EvaluationRecord,
@@ -137,7 +137,7 @@ def read_record(folder: Path) -> SiteRunRecord | None:
     if not path.exists():
         return None
     try:
-        return SiteRunRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return SiteRunRecord.model_validate(load_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise StateError(
             f"{path}: cannot be read as a site's record: {str(error).splitlines()[0]}"

@@ -6,7 +6,6 @@ that appears by a rename when all of it is on the disk (it is sealed then); what
 discarded and stays charged.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints, ValidationError
 
-from adpfl.config import FrozenModel, Name
+from adpfl.config import FrozenModel, Name, load_json
 from adpfl.errors import IntegrityError, StateError
 from adpfl.federated.records import StepRecord
 from adpfl.kill_points import reach
@@ -227,11 +226,12 @@ class Spool:
 
 def _load(path: Path) -> SpooledUpdate:
     try:
-        entry = SpoolEntry.model_validate(json.loads((path / ENTRY_FILE).read_text(encoding="utf-8")))
+        entry = SpoolEntry.model_validate(load_json((path / ENTRY_FILE).read_text(encoding="utf-8")))
         manifest = Manifest.from_canonical_json((path / MANIFEST_FILE).read_bytes())
         size = (path / PAYLOAD_FILE).stat().st_size
     except (OSError, ValueError, ValidationError) as error:
-        raise IntegrityError(f"{path}: the spooled update cannot be read: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise IntegrityError(f"{path}: the spooled update cannot be read: {reason}") from error
     if manifest.digest != entry.update_digest:
         raise IntegrityError(f"{path}: the manifest is not that of update {entry.update_digest[:12]}")
     if size != manifest.payload_bytes:

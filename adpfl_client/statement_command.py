@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
 from adpfl import __version__
-from adpfl.config import FrozenModel, parse
-from adpfl.errors import IdentityError, IntegrityError
+from adpfl.config import FrozenModel, load_json, parse
+from adpfl.errors import ConfigError, IdentityError, IntegrityError
 from adpfl.privacy.statement import PrivacyStatement, describe_threshold, guarantee_part, iso
 from adpfl.security.identity import (
     check_authority,
@@ -84,12 +84,16 @@ def verify_statement(file: Path, certificate: Path) -> PrivacyStatement:
             was not valid at the statement's date.
     """
     try:
-        document = json.loads(read_public(file))
+        document = load_json(read_public(file))
     except ValueError as error:
         raise IntegrityError(f"{file}: is not JSON") from error
     signed = parse(document, SignedStatement, source=str(file))
     statement = PrivacyStatement.from_document(signed.statement, source=f"{file}: statement")
-    dated = datetime.strptime(statement.dated, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    try:
+        dated = datetime.strptime(statement.dated, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        said = f"statement.dated is {statement.dated[:40]!r}"
+        raise ConfigError(f"{file}: {said}; must be a time in UTC") from error
     site_certificate = _trusted_certificate(signed, certificate, dated)
     check_valid_at(site_certificate, dated, what="the site's certificate")
     named = site_of(site_certificate)

@@ -1,8 +1,8 @@
 """The C allocator's settings for a process that moves megabytes.
 
-By default glibc takes each large block fresh from the kernel and gives it back at once: every chunk would then
-cost page faults, several times over, and each thread would keep a heap of its own. Two heaps that keep what a
-few chunks need are faster and smaller. Does nothing where there is no glibc.
+By default glibc takes each large block fresh from the kernel and gives it back at once: every chunk would
+then cost page faults, several times over, and each thread would keep a heap of its own. Two heaps that keep
+what a few chunks need are faster and smaller. Does nothing where there is no glibc.
 """
 
 import ctypes

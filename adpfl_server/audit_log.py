@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from adpfl.config import load_json
 from adpfl.errors import IntegrityError
 from adpfl.security.audit_chain import EMPTY_CHAIN, AuditEntry, Head, head_of, next_chain, parse_entry
 from adpfl.security.certificates import Holder
@@ -145,7 +146,7 @@ def verify_export(lines: Iterable[str], key: ec.EllipticCurvePublicKey, *, sourc
     """
     *written, last = [line for line in lines if line.strip()] or [""]
     try:
-        document = json.loads(last)
+        document = load_json(last)
         found = Head(int(document["entries"]), str(document["chain"]))
         signature = b64decode(document["signature"], validate=True)
     except (ValueError, TypeError, KeyError) as error:

@@ -12,7 +12,7 @@ from typing import Final
 
 from adpfl.errors import IntegrityError
 from adpfl.kill_points import reach
-from adpfl.security.private_files import sync_folder
+from adpfl.security.private_files import make_folder, sync_folder
 from adpfl.wire.chunks import check_chunk
 from adpfl_server.direct_file import write_new
 from adpfl_server.storage import DamagedChunkError
@@ -41,7 +41,7 @@ class BlobFolder:
         self._incoming = root / _INCOMING
         self._syncing = ThreadPoolExecutor(SYNCS_AT_ONCE, thread_name_prefix="syncing")
         self._numbers = itertools.count()  # two sites may send the same chunk at once
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(root)
         for name in (*(f"{prefix:02x}" for prefix in range(256)), _INCOMING):
             (root / name).mkdir(mode=0o700, exist_ok=True)
         sync_folder(root)

@@ -404,10 +404,22 @@ def export(
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="The newest model, where a run averages too.")] = False,
     averaged: Annotated[bool, typer.Option("--averaged", help="The average, or an error.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The kept model that scores highest on --validation; loads torch.")
+    ] = False,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--validation", metavar="DIR", help="Public images and masks to score models on."),
+    ] = None,
 ) -> None:
     """Write a run's global model: what it publishes so far, or the one that the options name.
 
+    --best scores every kept model (`keep_models`) on a public folder, and writes a table of all scores beside
+    the best one. The folder must be public: scores of private images are not charged to any budget.
+
     Example: adpfl-server export lesions-1 lesions-1.safetensors
+
+    Example: adpfl-server export lesions-1 --bundle best --best --validation public-images
     """
     from adpfl.errors import ConfigError
     from adpfl_server.export import chosen, export_model
@@ -415,6 +427,15 @@ def export(
     path = bundle or out
     if path is None or (bundle and out):
         raise ConfigError("export needs OUT or --bundle DIR, and one of them alone")
+    if best or validation is not None:
+        if not best or last or averaged or round_number is not None:
+            raise ConfigError("--best goes with --validation, and without --round, --last and --averaged")
+        from adpfl_server.best_model import export_best
+
+        settings = _load(config, context)
+        is_bundle = bundle is not None
+        typer.echo(export_best(settings, run, path, validation, bundle=is_bundle, say=typer.echo))
+        return
     choice = chosen(round_number=round_number, last=last, averaged=averaged)
     typer.echo(export_model(_load(config, context), run, path, choice=choice, bundle=bundle is not None))
 

@@ -35,6 +35,7 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.kill_points import reach
 from adpfl.learning.trainable import trainable_names
 from adpfl.security.identity import PeerCertificate, ServerIdentity
+from adpfl.security.private_files import make_folder
 from adpfl.security.tls import (
     ENROLLMENT_SERVER_OPTIONS,
     SERVER_OPTIONS,
@@ -361,7 +362,7 @@ def _only_server(state_dir: Path) -> Iterator[None]:
         StateError: another server holds it, or it cannot be made.
     """
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(state_dir)
         descriptor = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateError(f"state_dir is {state_dir}; cannot be used: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from adpfl.errors import StateError
-from adpfl.security.private_files import sync_folder
+from adpfl.security.private_files import make_folder, sync_folder
 
 BUSY_TIMEOUT_SECONDS = 30.0
 
@@ -236,7 +236,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         StateError: the file is no database, damaged or of a newer schema version, or the disk refuses.
     """
     with _told_as_state_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if not path.exists() or path.stat().st_size == 0:
             _require_no_history(path)
         path.touch(mode=0o600)

@@ -37,7 +37,9 @@ NEWEST = Choice()
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """A kept model."""
+
     manifest: Manifest
     round_number: int
     averaged: bool
@@ -62,20 +64,37 @@ def export_model(
     """
     with open_store(config) as store, reading(config.state_dir):
         state = store.state(run)
-        found = _find(store, state, choice)
-        write = write_bundle if bundle else export_weights
-        try:
-            write(
-                path,
-                found.manifest,
-                store.blobs,
-                plan=state.plan,
-                round_number=found.round_number,
-                averaged=found.averaged,
-            )
-        except OSError as error:
-            raise StateError(f"{path}: cannot be written: {error.strerror or error}") from error
-    progress = f"round {found.round_number} of {state.plan.rounds} of {run} ({state.status})"
+        return export_found(store, state, _find(store, state, choice), path, bundle=bundle)
+
+
+def export_found(store: Store, state: RunState, found: Found, path: Path, *, bundle: bool) -> str:
+    """Write a kept model; returns one line that says which it is.
+
+    Args:
+        store: the server's state, held by `reading`.
+        state: of the run.
+        found: which of its models.
+        path: the safetensors file, or the bundle's folder.
+        bundle: write a folder that MONAI loads, and not a single file.
+
+    Raises:
+        StateError: the file cannot be written.
+        IntegrityError: the model is damaged on disk.
+        ModelMismatchError: a bundle is wanted of a model that the plan's network does not have.
+    """
+    write = write_bundle if bundle else export_weights
+    try:
+        write(
+            path,
+            found.manifest,
+            store.blobs,
+            plan=state.plan,
+            round_number=found.round_number,
+            averaged=found.averaged,
+        )
+    except OSError as error:
+        raise StateError(f"{path}: cannot be written: {error.strerror or error}") from error
+    progress = f"round {found.round_number} of {state.plan.rounds} of {state.plan.run} ({state.status})"
     what = "the average of the models up to" if found.averaged else "the model after"
     return f"wrote {path}: {what} {progress}"
 
@@ -94,7 +113,7 @@ def chosen(*, round_number: int | None, last: bool, averaged: bool) -> Choice:
     return Choice(kind, round_number)
 
 
-def _find(store: Store, state: RunState, choice: Choice) -> _Found:
+def _find(store: Store, state: RunState, choice: Choice) -> Found:
     run = state.plan.run
     kept = store.kept_models(run)
     averages = store.kept_averages(run)
@@ -106,4 +125,4 @@ def _find(store: Store, state: RunState, choice: Choice) -> _Found:
         what = "average of the models up to" if averaged else "model of"
         rounds = ", ".join(map(str, sorted(averages if averaged else kept))) or "none"
         raise StateError(f"run {run} keeps no {what} round {number}; kept rounds: {rounds}")
-    return _Found(manifest, number, averaged)
+    return Found(manifest, number, averaged)

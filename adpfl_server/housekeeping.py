@@ -132,14 +132,15 @@ class Housekeeping:
                 except STORAGE_ERRORS as error:
                     _log.error("stored models cannot be read", run=run, reason=storage_reason(error))
                     self._suspects.add(run)
-            await self._pause()
+            if due:  # a fetch that fails again and again must not have everything read again and again
+                await self._runner.sleep(LOOK_SECONDS)
+            else:
+                await self._until_wanted()
 
-    async def _pause(self) -> None:
-        """At least a second, lest a failing fetch has everything read again and again."""
-        await self._runner.sleep(1.0)
+    async def _until_wanted(self) -> None:
         stop = asyncio.ensure_future(self._runner.stopping.wait())
         wanted = asyncio.ensure_future(self._wanted.wait())
-        await asyncio.wait({stop, wanted}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stop, wanted}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         wanted.cancel()
 

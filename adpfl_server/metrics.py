@@ -26,6 +26,7 @@ from adpfl_server.database import BUSY_TIMEOUT_SECONDS
 from adpfl_server.health import StorageHealth
 from adpfl_server.pki import AUTHORITY_CERTIFICATE, PKI_FOLDER, SERVER_CERTIFICATE
 from adpfl_server.runner import Runner
+from adpfl_server.signing_queue import waiting
 from adpfl_server.store import DATABASE_FILE
 
 
@@ -49,6 +50,7 @@ class ServerCollector(Collector):
         yield from self._counted()
         yield from self._storage()
         yield self._certificates()
+        yield from self._waiting_requests()
 
     def _runs(self) -> Iterator[Metric]:
         closed = GaugeMetricFamily("adpfl_rounds_closed", "Rounds aggregated so far.", labels=("run",))
@@ -125,6 +127,16 @@ class ServerCollector(Collector):
         for role, name, at in (*self._own_certificates(), *self._issued_certificates()):
             ends.add_metric((role, name), at)
         return ends
+
+    def _waiting_requests(self) -> Iterator[Metric]:
+        try:
+            with closing(self._read_only()) as database:
+                count = len(waiting(database))
+        except sqlite3.Error:
+            return
+        yield GaugeMetricFamily(
+            "adpfl_signing_requests_waiting", "For an authority whose key is kept offline.", count
+        )
 
     def _own_certificates(self) -> Iterator[tuple[str, str, float]]:
         for role, name in (("authority", AUTHORITY_CERTIFICATE), ("server", SERVER_CERTIFICATE)):

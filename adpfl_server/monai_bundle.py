@@ -20,7 +20,7 @@ from adpfl.learning.network_shapes import (
     UNET_NEGATIVE_SLOPE,
     UNET_RESIDUAL_UNITS,
 )
-from adpfl.security.private_files import new_staging_folder, publish_folder, sync_folder
+from adpfl.security.private_files import new_staging_folder, publish_folder, sync_folder, write_new
 from adpfl.wire.chunks import Manifest
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.privacy_notice import guarantee_kind
@@ -68,7 +68,7 @@ def write_bundle(
         _write_json(staging / "configs/inference.json", inference_config(plan, inputs, outputs))
         about = _metadata(plan, inputs, outputs, round_number=round_number, averaged=averaged)
         _write_json(staging / "configs/metadata.json", about)
-        (staging / "docs/README.md").write_text(_readme(plan, about), encoding="utf-8")
+        write_new(staging / "docs/README.md", _readme(plan, about).encode(), mode=0o644)
         for name in ("configs", "models", "docs"):
             sync_folder(staging / name)
         staging.chmod(0o755)
@@ -261,4 +261,4 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_new(path, (json.dumps(document, indent=2) + "\n").encode(), mode=0o644)

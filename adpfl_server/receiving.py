@@ -7,7 +7,7 @@ brought, so that the next one goes on there.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -24,7 +24,6 @@ WRITTEN_AT_ONCE: Final = 4
 """Chunks of one stream that are being checked and written."""
 SETTLED_TOGETHER: Final = 32
 """Chunks that are made durable by one go; at most twice as many of a stream are lost with the power."""
-
 
 
 class Reception:
@@ -52,43 +51,54 @@ class Reception:
         """Digests that have not come."""
         return tuple(self._missing)
 
-    async def chunks(self, parts: AsyncIterator[PushHeader | Chunk]) -> AsyncIterator[int]:
-        """Take in the stream; yields the size of each chunk when it has come and its writing has begun.
+    async def take_in(
+        self, parts: AsyncIterator[PushHeader | Chunk], arrived: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """Take in the stream to its end.
+
+        Args:
+            parts: what comes after the header.
+            arrived: told the size of each chunk before it is looked at; may refuse the rest.
 
         Raises:
             ProtocolError: a chunk that was not asked for, or whose bytes break a rule.
             OSError: the disk refuses.
         """
-        while True:
-            turn = await self._turns.take()
-            try:
-                turn.wait_for_peer()
-                part = await anext(parts, None)
-                await turn.go_on()
-                if part is None:
-                    break
-                size = self._begin(part, turn)
-            except BaseException:
-                turn.end()
-                raise
-            del part  # its bytes belong to the writing task from here on
-            yield size
+        while await self._take_one(parts, arrived):
             if len(self._writing) >= WRITTEN_AT_ONCE:
                 await self._writing.popleft()
             if len(self._written) >= SETTLED_TOGETHER:
                 await self._settle_next()
-        turn.end()
         while self._writing:
             await self._writing.popleft()
 
-    def _begin(self, part: PushHeader | Chunk, turn: Turn) -> int:
-        if isinstance(part, PushHeader):
-            raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
-        if part.digest not in self._missing:
-            raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
-        del self._missing[part.digest]
-        self._writing.append(asyncio.get_running_loop().create_task(self._write(part, turn)))
-        return len(part.data)
+    async def _take_one(
+        self, parts: AsyncIterator[PushHeader | Chunk], arrived: Callable[[int], Awaitable[None]]
+    ) -> bool:
+        """Wait for a chunk and begin to write it; False at the end of the stream."""
+        turn = await self._turns.take()
+        begun = False
+        try:
+            turn.wait_for_peer()
+            part = await anext(parts, None)
+            await turn.go_on()
+            if part is None:
+                return False
+            if isinstance(part, PushHeader):
+                raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
+            await arrived(len(part.data))
+            self._begin(part, turn)
+            begun = True
+            return True
+        finally:
+            if not begun:
+                turn.end()
+
+    def _begin(self, chunk: Chunk, turn: Turn) -> None:
+        if chunk.digest not in self._missing:
+            raise ProtocolError(f"chunk {chunk.digest[:12]} was not asked for")
+        del self._missing[chunk.digest]
+        self._writing.append(asyncio.get_running_loop().create_task(self._write(chunk, turn)))
 
     async def _write(self, chunk: Chunk, turn: Turn) -> None:
         try:

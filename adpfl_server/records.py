@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from adpfl.federated.records import ServerRunRecord
-from adpfl.security.private_files import sync_folder
+from adpfl.security.private_files import make_folder, sync_folder
 
 
 def write_record(path: Path, record: ServerRunRecord) -> None:
@@ -15,7 +15,7 @@ def write_record(path: Path, record: ServerRunRecord) -> None:
     Raises:
         OSError: the disk refuses; the older record stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, mode=0o755)
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=True) + "\n"
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)

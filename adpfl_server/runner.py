@@ -11,7 +11,6 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,13 +36,12 @@ from adpfl.wire.chunks import Manifest, sha256_hex
 from adpfl_server.housekeeping import Housekeeping
 from adpfl_server.intake import RunBook
 from adpfl_server.records import write_record
+from adpfl_server.silence import Silence
 from adpfl_server.storage import STORAGE_ERRORS, DamagedChunkError, storage_reason
 from adpfl_server.store import Store
 
 FILE_THREADS = 4
 """Threads that hash, read and write chunks; what bounds the server's memory for bulk data."""
-HEARD_AGAIN_SECONDS = 0.05
-"""A site that was heard so short a time ago is alive: streams say it with every chunk."""
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 10.0
 RECORD_SECONDS = 0.5
@@ -89,6 +87,7 @@ class Runner:
         self.files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files")
         self._changed: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
+        self._silence = Silence(site_silence_seconds)
         self.storage_trouble: str | None = None
         """What is wrong with the disk, as the health check found it; None where nothing is."""
         self.housekeeping = Housekeeping(self, keep_models)
@@ -149,10 +148,8 @@ class Runner:
 
     def heard(self, site: str) -> None:
         """Note a sign of life; a silent site's return is recorded."""
-        now = self.clock()
-        if 0.0 <= now - self._heard_at.get(site, -inf) < HEARD_AGAIN_SECONDS:
-            return
-        self._heard_at[site] = now
+        self._heard_at[site] = self.clock()
+        self._silence.heard(site)
         for run, state in self.states.items():
             if any(known.site == site and known.silent for known in state.sites):
                 self.spawn(self._note_heard(run, site))
@@ -232,18 +229,17 @@ class Runner:
                 _log.error(
                     "round cannot be added up now", run=run, round=action.round, reason=storage_reason(error)
                 )
-                if isinstance(error, DamagedChunkError) and await self._asked_again(run):
+                if isinstance(error, DamagedChunkError) and await self._asked_again(run, action):
                     return
             await self.sleep(RETRY_SECONDS)
 
-    async def _asked_again(self, run: str) -> bool:
-        """Look for damaged updates; True where the round waits for them now, and is not to be added up."""
-        before = self.states[run].open_round
+    async def _asked_again(self, run: str, action: Aggregate) -> bool:
+        """Look for damaged updates; True where the round waits for them now, or goes on without them."""
         try:
             await self.housekeeping.examine(run, updates=True)
         except STORAGE_ERRORS as error:
             _log.error("stored updates cannot be read", run=run, reason=storage_reason(error))
-        return self.states[run].open_round != before
+        return actions_on_resume(self.states[run]) != (action,)
 
     async def _close_round(self, run: str, action: Aggregate) -> bool:
         """Publish a round's sum or the reason why there is none; False where it must be made again."""
@@ -284,27 +280,24 @@ class Runner:
     # --- background -----------------------------------------------------------------------------------
 
     async def _watch_clock(self) -> None:
-        started_at = self.clock()
         while not self.stopping.is_set():
+            self._silence.look()
             for run, state in list(self.states.items()):
                 try:
-                    await self._tick(run, state, started_at)
+                    await self._tick(run, state)
                 except STORAGE_ERRORS as error:
                     _log.error("deadline cannot be noted now", run=run, reason=storage_reason(error))
             await self.sleep(TICK_SECONDS)
 
-    async def _tick(self, run: str, state: RunState, started_at: float) -> None:
+    async def _tick(self, run: str, state: RunState) -> None:
         """Notice a passed deadline and sites that fell silent."""
-        now = self.clock()
-        if state.deadline_at is not None and now >= state.deadline_at:
+        if state.deadline_at is not None and self.clock() >= state.deadline_at:
             await self.advance(run, TimePassed())
         if state.over:
             return
-        # A site that was never heard is given its time from the round's opening, or the server's start.
-        since = max(started_at, state.open_round.opened_at if state.open_round else now)
+        number = state.open_round.round if state.open_round else None
         for site in state.sites:
-            heard_at = self._heard_at.get(site.site, since)
-            if not site.silent and now - heard_at > self.site_silence_seconds:
+            if not site.silent and self._silence.lasts_too_long(site.site, run, number):
                 await self.advance(run, SiteFellSilent(site.site))
 
     async def _write_records(self) -> None:

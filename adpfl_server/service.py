@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 
 from adpfl.errors import ProtocolError
-from adpfl.federated.coordinator import obsolete, task_for
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
+from adpfl.federated.site_tasks import obsolete, task_for
 from adpfl.federated.update_norm import update_norm
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
@@ -139,14 +139,14 @@ class FederationService(rpc.FederationServicer):
                 raise ProtocolError(
                     f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
                 )
-        site, count = calling_site(), 0
-        async for message in self._outbox.messages(fetch.digests):
+        site, messages = calling_site(), self._outbox.messages(fetch.digests)
+        for count in range(len(fetch.digests)):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
+            message = await anext(messages)
             self._runner.heard(site)
             yield message
             self._runner.book.tally.transferred(site, "sent", len(message))
-            count += 1
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
         """Check an announced update against the round's base model; ask for what is missing."""
@@ -172,13 +172,17 @@ class FederationService(rpc.FederationServicer):
             return PushResponse(()).to_wire()
         missing = await self._runner.in_files(self._runner.store.missing, manifest)
         received = 0
+
+        async def arrived(size: int) -> None:
+            nonlocal received
+            received += 1
+            if received % CHUNKS_PER_CHECK == 0:
+                await check_caller()
+            self._runner.book.tally.transferred(site, "received", size)
+            self._runner.heard(site)
+
         async with Reception(self._runner, self._turns, manifest, missing) as reception:
-            async for size in reception.chunks(request_iterator):
-                received += 1
-                if received % CHUNKS_PER_CHECK == 0:
-                    await check_caller()
-                self._runner.book.tally.transferred(site, "received", size)
-                self._runner.heard(site)
+            await reception.take_in(request_iterator, arrived)
         await check_caller()
         return PushResponse(reception.missing[: limits.DIGESTS_PER_REQUEST]).to_wire()
 

@@ -148,9 +148,7 @@ def asked_since(database: sqlite3.Connection, holder: Holder, since: datetime) -
 
 def waiting(database: sqlite3.Connection) -> list[SigningRequest]:
     """Every request that waits, the oldest first."""
-    rows = database.execute(
-        "SELECT * FROM signing_requests WHERE outcome IS NULL ORDER BY asked_at, request_sha256"
-    )
+    rows = database.execute("SELECT * FROM signing_requests WHERE outcome IS NULL ORDER BY asked_at, rowid")
     return [_request(row) for row in rows]
 
 

@@ -1,7 +1,7 @@
-"""The yardstick of the federation's benchmark: a gRPC stream over the same TLS that does nothing with its bytes.
+"""The yardstick of the federation's benchmark: a gRPC stream over the same TLS that drops its bytes.
 
-As a script it is the server: `python benchmarks/bare_stream.py STATE_DIR` prints its port and serves until its
-standard input ends. Messages are plain bytes, no protobuf; credentials and message size are the federation's.
+As a script it is the server: `python benchmarks/bare_stream.py STATE_DIR` prints its port and serves until
+its standard input ends. Messages are plain bytes; credentials and message size are the federation's.
 """
 
 import asyncio

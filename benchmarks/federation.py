@@ -1,4 +1,4 @@
-"""Load on the real daemon: throughput each way, an empty round, memory and CPU; beside a bare gRPC TLS stream.
+"""Load on the real daemon: throughput, an empty round, memory and CPU; beside a bare gRPC TLS stream.
 
 A real `adpfl-server` process serves sites that enrolled at its enrolment port, over its own TLS, with its own
 files; synthetic agents speak the true protocol and train nothing (`federation_agents.py`). In the same run
@@ -7,8 +7,9 @@ with the same TLS, whose server does nothing with them (`bare_stream.py`).
 
     python benchmarks/federation.py --agents 1 4 8 --megabytes 100 --repeats 5 --markdown federation.md
 
-Upload is from the offer to the signed receipt, when every byte is on the disk; download is from the question to
-the last checked chunk. Every agent sends bytes of its own. Linux alone: memory and CPU are read from `/proc`.
+Upload is from the offer to the signed receipt, when every byte is on the disk; download is from the question
+to the last checked chunk. Every agent sends bytes of its own. Linux alone: memory and CPU are read from
+`/proc`.
 """
 
 import argparse
@@ -179,12 +180,12 @@ def measure_transfer(
         chunks = payload // CHUNK_BYTES
         for _ in range(repeats):
             cohort.order("take")
-            for name in rates:
+            for name, found in rates.items():
                 if name == "bare_upload":
                     cohort.order("prepare")
                 before = cpu_seconds(process)
                 answers = cohort.order(name, **({"chunks": chunks} if name.startswith("bare") else {}))
-                rates[name].append(rate(answers))
+                found.append(rate(answers))
                 if name in {"fetch", "push"}:
                     cpu += cpu_seconds(process) - before
                 if name == "push":
@@ -208,7 +209,7 @@ def measure_transfer(
 
 
 def measure_empty_rounds(consortium: Consortium, agents: int, options: argparse.Namespace) -> EmptyRounds:
-    """Rounds with nothing to train and a kilobyte to send, one after the other; the first two do not count."""
+    """Rounds with nothing to train and a kilobyte to send, one after the other; two do not count."""
     rounds = options.empty_rounds + 2
     with cohort_at_work(
         consortium, agents, "synthetic", payload_bytes=TINY_BYTES, rounds=rounds, processes=options.processes

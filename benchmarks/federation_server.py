@@ -90,7 +90,7 @@ class PeakMemory:
         while not self._done.wait(SAMPLE_SECONDS):
             try:
                 found = memory_of(self._process)
-            except OSError:  # it has ended
+            except (OSError, KeyError):  # it has ended, or is about to be buried
                 return
             self.anonymous = max(self.anonymous, found.anonymous)
             self.total = max(self.total, found.total)

@@ -1,13 +1,16 @@
 """What gRPC and torch read from the environment when they are loaded, set before any test loads them.
 
-And an HTTP proxy to dial through.
+And an HTTP proxy to dial through, a shell with small disks of its own, and a disk that loses power.
 """
 
 import asyncio
 import base64
 import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,3 +150,142 @@ def connect_proxy() -> Iterator[Callable[..., ConnectProxy]]:
     yield start
     for proxy in started:
         proxy.close()
+
+
+class Shell:
+    """A shell in which commands run one after the other, in a mount namespace of its own where wanted.
+
+    In such a namespace an ordinary user may mount a small disk, fill it, or make it read-only; the mounts are
+    gone with the shell, and nobody else sees them.
+    """
+
+    def __init__(self, folder: Path, *, namespace: bool) -> None:
+        self._shell = subprocess.Popen(
+            [*(("unshare", "-rm") if namespace else ()), "bash"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._input, self._output = self._shell.stdin, self._shell.stdout
+
+    def run(self, command: str) -> str:
+        """Returns what the command printed; it must succeed."""
+        self._input.write(f'{command}\necho "=== $?"\n')
+        self._input.flush()
+        lines: list[str] = []
+        while not (line := self._output.readline()).startswith("=== "):
+            assert line, lines
+            lines.append(line)
+        assert line == "=== 0\n", (command, lines)
+        return "".join(lines)
+
+    def close(self) -> None:
+        """End it, and its namespace with it."""
+        self._input.close()
+        self._output.close()
+        self._shell.wait()
+
+
+@pytest.fixture
+def open_shell() -> Iterator[Callable[..., Shell]]:
+    """Open shells that end with the test; with `namespace=True` it skips where users may mount nothing."""
+    opened: list[Shell] = []
+
+    def open_one(folder: Path, *, namespace: bool) -> Shell:
+        if namespace and not _may_mount():
+            pytest.skip("this system lets no user mount a disk in a namespace")
+        opened.append(Shell(folder, namespace=namespace))
+        return opened[-1]
+
+    yield open_one
+    for shell in opened:
+        shell.close()
+
+
+def _may_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+class VolatileDisk:
+    """What a folder would hold after a power cut: names and bytes that were synced, and nothing else.
+
+    Follows every `os.fsync` and `os.fdatasync` of this process from its making on; what the folder held then
+    is safe. SQLite syncs in C, unseen from here: its files are taken as they stand, for it runs with
+    `synchronous=FULL` or `EXTRA` (which other tests hold) and is synced whenever it is not writing.
+    """
+
+    SQLITE = (".sqlite", ".sqlite-wal", ".sqlite-journal")
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._bytes: dict[int, bytes] = {}
+        """By inode, as of the newest sync of the file."""
+        self._names: dict[int, dict[str, int]] = {}
+        """By a folder's inode: its entries as of its newest sync."""
+        for folder, _, files in os.walk(root):
+            self._sync_folder(Path(folder))
+            for name in files:
+                self._sync_file(Path(folder) / name)
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, self._followed(getattr(os, name)))
+
+    def _followed(self, real: Callable[[Any], None]) -> Callable[[Any], None]:
+        def sync(file: Any) -> None:
+            real(file)
+            number = file if isinstance(file, int) else file.fileno()
+            path = Path(f"/proc/self/fd/{number}").readlink()
+            if path.is_relative_to(self._root):
+                with self._lock:
+                    if path.is_dir():
+                        self._sync_folder(path)
+                    else:
+                        data = Path(f"/proc/self/fd/{number}").read_bytes()
+                        self._bytes[os.fstat(number).st_ino] = data
+
+        return sync
+
+    def _sync_folder(self, path: Path) -> None:
+        with os.scandir(path) as entries:
+            self._names[path.stat().st_ino] = {entry.name: entry.inode() for entry in entries}
+
+    def _sync_file(self, path: Path) -> None:
+        self._bytes[path.stat().st_ino] = path.read_bytes()
+
+    def image(self, target: Path) -> Path:
+        """Write what would be found after a power cut right now; returns `target`."""
+        with self._lock:
+            self._write(self._root.stat().st_ino, self._root, target)
+        return target
+
+    def _write(self, inode: int, live: Path, target: Path) -> None:
+        target.mkdir(mode=0o700)
+        for name, child in self._names.get(inode, {}).items():
+            path = live / name
+            if name.endswith(self.SQLITE):
+                if path.exists():
+                    (target / name).write_bytes(path.read_bytes())
+                    (target / name).chmod(0o600)
+            elif child in self._names:
+                self._write(child, path, target / name)
+            elif child in self._bytes:
+                (target / name).write_bytes(self._bytes[child])
+                (target / name).chmod(0o600)
+            elif path.is_dir():
+                (target / name).mkdir()
+            else:
+                (target / name).touch(mode=0o600)  # a name whose bytes were never synced
+
+
+@pytest.fixture
+def lose_power(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], VolatileDisk]:
+    """Follow a folder from now on, to see what a power cut would leave of it."""
+    return lambda root: VolatileDisk(root, monkeypatch)

@@ -1,10 +1,11 @@
 """A configuration that breaks a rule stops the start with one line that names key, value and rule."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from adpfl.config import load_yaml
+from adpfl.config import load_json, load_yaml
 from adpfl.errors import ConfigError
 from adpfl.federated.run_plan import RunPlan
 
@@ -121,3 +122,45 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     path.write_bytes(b"run: \xff\xfe")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_yaml(path, RunPlan)
+
+
+BOMB = "\n".join(
+    f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9) if level else 1}]" for level in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "its aliases (*) unfold"),
+        ("&a {run: *a}", "recursive"),
+        ("run: " + "[" * 20_000, "nested too deeply"),
+        ("- " * 5_000, "nested too deeply"),
+        ("run: " + "9" * 5_000, "cannot be read"),
+        ("run: 2026-99-99", "cannot be read"),
+        ("run: !!bool maybe", "cannot be read"),
+        ("run: !!timestamp soon", "cannot be read"),
+        ("run: !!int ''", "cannot be read"),
+    ],
+)
+def test_a_document_that_was_made_to_harm_is_one_line(tmp_path, text, words):
+    started = time.monotonic()
+    assert words in message(tmp_path, text)
+    assert time.monotonic() - started < 10
+
+
+def test_an_alias_that_saves_writing_is_fine(tmp_path):
+    text = GOOD.replace("learning_rate: 0.1", "learning_rate: &rate 0.1")
+    assert load(tmp_path, text).local.learning_rate == 0.1
+
+
+def test_of_many_mistakes_some_are_told(tmp_path):
+    line = message(tmp_path, "".join(f"{'k' * 500}{number}: 1\n" for number in range(1000)))
+    assert len(line) < 5_000
+    assert "more" in line
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", b"\xff", "9" * 5_000])
+def test_json_that_cannot_be_read_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        load_json(text)

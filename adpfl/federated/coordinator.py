@@ -43,7 +43,6 @@ from adpfl.federated.run_events import (
     SiteRefused,
     StorageDamaged,
     StorageMended,
-    Task,
     TasksChanged,
     TimePassed,
     Transition,
@@ -90,53 +89,15 @@ def actions_on_resume(state: RunState) -> tuple[Action, ...]:
     return (work_of(state, current),) if current is not None and current.aggregating else ()
 
 
-def task_for(state: RunState, name: str) -> Task:
-    """What a site should do now.
-
-    Raises:
-        StateError: the run does not name the site.
-    """
-    site = state.site(name)
-    if state.status == "finished":
-        return Task("finished", state.rounds_closed, state.published_digest)
-    if state.status == "failed":
-        return Task("failed", state.rounds_closed, detail=state.failure)
-    if state.status == "cancelled":
-        detail = (
-            f"cancelled by the operator: {state.failure}" if state.failure else "cancelled by the operator"
-        )
-        return Task("failed", state.rounds_closed, detail=detail)
-    current = state.open_round
-    if not site.joined:
-        reason = "join first"
-    elif site.refusal is not None:
-        reason = "this site refuses the run until its agent is started again"
-    elif site.has_left:
-        reason = "this site has left the run"
-    elif current is None:
-        reason = "paused by the operator" if state.paused else "waiting for enough sites"
-    elif name in current.turned_away:
-        reason = f"this site's update was refused: {current.turned_away[name]}; the next round takes another"
-    elif current.aggregating or name in current.answered:
-        reason = "waiting for the round to close"
-    else:
-        return Task("train", current.round, current.base_digest)
-    return Task("wait", current.round if current else 0, detail=reason)
-
-
-def obsolete(state: RunState, name: str, round_number: int) -> bool:
-    """Whether work of a site on a round can no longer count."""
-    task = task_for(state, name)
-    return state.over or (round_number > 0 and (task.kind, task.round) != ("train", round_number))
-
-
 def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
     """What an update would be if it arrived now; changes nothing."""
     current = state.open_round
     if event.round <= state.rounds_closed:
         return Verdict.LATE
     if current is None:
-        return Verdict.LATE if state.over else Verdict.FOREIGN
+        # A finished run has no further round to be late for.
+        known = state.over and event.round <= state.plan.rounds
+        return Verdict.LATE if known else Verdict.FOREIGN
     of_this_round = (event.round, event.base_digest) == (current.round, current.base_digest)
     if not of_this_round or not state.site(event.site).joined:
         return Verdict.FOREIGN

@@ -137,7 +137,7 @@ class SiteRunRecord(FrozenModel):
     site: Name
     run: Name
     plan_digest: str
-    status: Literal["running", "finished", "failed", "refused"]
+    status: Literal["running", "finished", "failed", "refused", "left"]
     summary: str
     training_patients: int
     held_out_patients: int

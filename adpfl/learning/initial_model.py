@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from adpfl.config import parse
+from adpfl.config import load_json, parse
 from adpfl.errors import AdpflError, ConfigError, IntegrityError, StateError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.warm_start import PRETRAINED_KEY
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="safetensors file to write")
     options = parser.parse_args(arguments)
     try:
-        document = json.loads(options.plan.read_text(encoding="utf-8"))
+        document = load_json(options.plan.read_text(encoding="utf-8"))
         write_initial_model(parse(document, RunPlan, source=str(options.plan)), options.output)
     except AdpflError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the one line that this process says

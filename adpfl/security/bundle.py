@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, SecretStr, StringConstraints
 
-from adpfl.config import FrozenModel, Name, parse
+from adpfl.config import FrozenModel, Name, load_json, parse
 from adpfl.errors import ConfigError, IdentityError
 from adpfl.security.certificates import Holder, Role
 from adpfl.security.private_files import read_private, replace_file
@@ -63,7 +63,7 @@ def read_bundle(path: Path) -> EnrollmentBundle:
     """
     data = read_private(path)
     try:
-        document = json.loads(data)
+        document = load_json(data)
     except ValueError as error:  # covers bad UTF-8 and bad JSON; quoting either could quote the token
         raise IdentityError(f"{path}: is no enrolment bundle (not JSON)") from error
     try:

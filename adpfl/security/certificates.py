@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -65,6 +65,17 @@ class Holder:
 
     def __str__(self) -> str:
         return self.name if self.role == "site" else f"{self.role} {self.name}"
+
+
+MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises on a certificate or request that is none, or when a part of one is read."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +250,7 @@ def public_key_of_request(request: bytes) -> ec.EllipticCurvePublicKey:
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise IdentityError("signing request holds another kind of key; must be P-256")
         genuine = parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise IdentityError("signing request is malformed; must be PKCS#10 in DER") from error
     if not genuine:
         raise IdentityError("signing request is not signed by its own key")

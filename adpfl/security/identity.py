@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from adpfl.errors import IdentityError
-from adpfl.security.certificates import URI_PREFIX, Holder, serial_text
+from adpfl.security.certificates import MALFORMED, URI_PREFIX, Holder, serial_text
 from adpfl.security.private_files import read_private, write_new
 
 _PEM_CERTIFICATE_PROPERTY = "x509_pem_cert"
@@ -104,7 +104,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def load_certificate(data: bytes, *, what: str) -> x509.Certificate:
-    """Parse one certificate, PEM or DER; of a PEM chain, the first.
+    """Parse one certificate, PEM or DER, all of it; of a PEM chain, the first.
 
     Args:
         data: the file's bytes.
@@ -115,10 +115,25 @@ def load_certificate(data: bytes, *, what: str) -> x509.Certificate:
     """
     try:
         if data.lstrip().startswith(b"-----"):
-            return x509.load_pem_x509_certificates(data)[0]
-        return x509.load_der_x509_certificate(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            certificate = x509.load_pem_x509_certificates(data)[0]
+        else:
+            certificate = x509.load_der_x509_certificate(data)
+        _read_whole(certificate)
+    except MALFORMED as error:
         raise IdentityError(f"{what}: holds no usable certificate; must be X.509 in PEM or DER") from error
+    return certificate
+
+
+def _read_whole(certificate: x509.Certificate) -> tuple[object, ...]:
+    """Every part that the library reads only when asked; one that cannot be read is one of `MALFORMED`."""
+    return (
+        certificate.subject,
+        certificate.issuer,
+        certificate.extensions,
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
 
 
 def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
@@ -150,7 +165,7 @@ def holder_of(certificate: x509.Certificate, *, what: str = "certificate") -> Ho
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except x509.ExtensionNotFound as error:
         raise IdentityError(f"{what}: names nobody (no subject alternative name)") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     holders = [uri.removeprefix(URI_PREFIX) for uri in uris if uri.startswith(URI_PREFIX)]

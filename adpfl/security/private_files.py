@@ -103,6 +103,22 @@ def replace_file(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> N
         raise IdentityError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def make_folder(path: Path, *, mode: int = PRIVATE_FOLDER_MODE) -> Path:
+    """Create a folder and its parents where absent, so that their names survive a power cut; returns `path`.
+
+    A file within a folder is not safe before the folder's own name is: syncing the file's folder does not
+    sync that folder's entry in the one above.
+
+    Raises:
+        OSError: the disk refuses, or a file stands in the way.
+    """
+    if not path.is_dir():
+        make_folder(path.parent, mode=mode)
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_folder(path.parent)
+    return path
+
+
 def new_staging_folder(folder: Path) -> Path:
     """Make the empty private folder in which the content of `folder` is prepared.
 
@@ -113,7 +129,7 @@ def new_staging_folder(folder: Path) -> Path:
     """
     staging = folder.with_name(f"{folder.name}.partial")
     try:
-        folder.parent.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+        make_folder(folder.parent)
         if staging.exists():
             shutil.rmtree(staging)
         staging.mkdir(mode=PRIVATE_FOLDER_MODE)

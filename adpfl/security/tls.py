@@ -60,6 +60,9 @@ _MESSAGE_LIMITS: ChannelOptions = (
 _KEEPALIVE: ChannelOptions = (
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    # Where the operating system sees its packets acknowledged, as a proxy that has lost the other side does,
+    # this one alone ends the wait for a ping's answer; gRPC's own is a minute.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -68,8 +71,8 @@ _EXCLUSIVE_PORT: ChannelOptions = (
 )  # else a second daemon shares the port in silence
 
 _BULK: ChannelOptions = (
-    # A stream's receiver announces room for the message that it waits for, and little more: with a window that
-    # grows with the link, two hundred fast sites would fill the server's memory.
+    # A stream's receiver announces room for the message that it waits for, and little more: with a window
+    # that grows with the link, two hundred fast sites would fill the server's memory.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.max_frame_size", FRAME_BYTES),
 )

@@ -1,9 +1,9 @@
 """The two bulk streams' messages as bytes, without protobuf's copies.
 
-Protobuf copies a chunk when a message is made, again when it is read, and again at each access of the field: on a
-fast link that is a third of what a transfer costs. The contract's encoding of a chunk is a few bytes of tags and
-lengths around a digest and the data, so it is written by one join and read as a view of what arrived. Whatever
-is encoded otherwise (protobuf allows many ways) is left to protobuf, and gives the same result.
+Protobuf copies a chunk when a message is made, again when it is read, and again at each access of the field:
+on a fast link that is much of what a transfer costs. The contract's encoding of a chunk is a few tags and
+lengths around a digest and the data, so it is written by one join and read as a view of what arrived.
+Whatever is encoded otherwise (protobuf allows many ways) is left to protobuf, and gives the same result.
 """
 
 from google.protobuf.message import DecodeError

@@ -97,11 +97,13 @@ def check_size(field: str, value: Sized, limit: int, *, least: int = 0) -> None:
 
 
 def check_range(field: str, value: int, least: int, most: int) -> None:
-    """Refuse an integer outside `least`..`most`.
+    """Refuse what is not an integer of `least`..`most`; in JSON, 1.0 and true are none.
 
     Raises:
-        ProtocolError: the value is outside the range.
+        ProtocolError: the value is of another kind, or outside the range.
     """
+    if type(value) is not int:
+        raise ProtocolError(f"{field} is {value!r:.40}; must be a whole number")
     if not least <= value <= most:
         raise ProtocolError(f"{field} is {value}; must be {least} to {most}")
 

@@ -15,6 +15,7 @@ from typing import Any
 from adpfl.errors import IntegrityError, ModelMismatchError, ProtocolError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.warm_start import WarmStart, warm_start_of
+from adpfl.wire import limits
 from adpfl.wire.chunks import DEFAULT_CHUNK_SIZE, ELEMENT_BYTES, Manifest, TensorSpec, sha256_hex
 
 METADATA_KEY = "adpfl"
@@ -46,9 +47,9 @@ def read_header(path: Path) -> WeightsHeader:
             document = json.loads(file.read(min(length, _HEADER_LIMIT_BYTES)))
         metadata = document.pop("__metadata__", {})
         entries = sorted(document.items(), key=lambda item: item[1]["data_offsets"][0])
-        tensors = tuple(TensorSpec(name, tuple(entry["shape"]), entry["dtype"]) for name, entry in entries)
+        tensors = tuple(_tensor(name, **entry) for name, entry in entries)
         offsets = [tuple(entry["data_offsets"]) for _, entry in entries]
-        description = json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+        description = _description(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ProtocolError as error:
@@ -76,7 +77,21 @@ def read_header(path: Path) -> WeightsHeader:
     return WeightsHeader(tensors, 8 + length, description)
 
 
-def read_manifest(path: Path, header: WeightsHeader) -> Manifest:
+def _tensor(name: str, *, dtype: str, shape: list[int], data_offsets: list[int]) -> TensorSpec:
+    """One entry of the header; another key than these is a `TypeError`."""
+    for offset in data_offsets:
+        limits.check_range(f"data_offsets of {name[:60]}", offset, 0, 2**63 - 1)
+    return TensorSpec(name, tuple(shape), dtype)
+
+
+def _description(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"what it says of itself is a {type(found).__name__}")
+    return found
+
+
+def read_manifest(path: Path, header: WeightsHeader, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> Manifest:
     """The manifest under which a weights file travels; hashes the file, one chunk in memory at a time.
 
     Raises:
@@ -86,11 +101,11 @@ def read_manifest(path: Path, header: WeightsHeader) -> Manifest:
     try:
         with path.open("rb") as file:
             file.seek(header.payload_offset)
-            while chunk := file.read(DEFAULT_CHUNK_SIZE):
+            while chunk := file.read(chunk_size):
                 digests.append(sha256_hex(chunk))
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Manifest(tensors=header.tensors, chunk_size=DEFAULT_CHUNK_SIZE, chunk_digests=tuple(digests))
+    return Manifest(tensors=header.tensors, chunk_size=chunk_size, chunk_digests=tuple(digests))
 
 
 def read_warm_start(path: Path) -> WarmStart:

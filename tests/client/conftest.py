@@ -154,7 +154,8 @@ class FederationStandIn(rpc.FederationServicer):
         self._enter("Fetch", context)
         cut = self._cut("Fetch")
         assert self.base is not None
-        for index, digest in enumerate(transfers.FetchRequest.from_wire(request).digests):
+        digests = transfers.FetchRequest.from_wire(request).digests
+        for index, digest in enumerate(digests):
             if index == cut:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
             if "Fetch" in self.stall and index == 1:
@@ -164,6 +165,8 @@ class FederationStandIn(rpc.FederationServicer):
                 return
             data = self.swap_chunk or self.base.chunks[digest]
             yield transfers.Chunk(digest, data).to_fetch()
+        if cut == len(digests):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke at the end")
 
     def Offer(self, request, context):
         self._enter("Offer", context)

@@ -41,6 +41,16 @@ def cut_power_at(monkeypatch, target, name):
     monkeypatch.setattr(target, name, die)
 
 
+def test_an_agent_keeps_so_many_models_as_its_site_wants(open_agent, make_config, make_plan, serve):
+    serve(make_plan(rounds=4))
+    config = make_config().model_copy(update={"keep_models": 2})
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "finished"
+    kept = sorted(path.name for path in (config.state_dir / "models").rglob("*.safetensors"))
+    assert kept == ["round-0003.safetensors", "round-0004.safetensors"]
+
+
 def test_a_run_from_join_to_report(open_agent, make_config, make_plan, serve):
     service, config = serve(make_plan()), make_config()
     with open_agent(config) as agent:

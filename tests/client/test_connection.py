@@ -105,6 +105,18 @@ def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
     assert federation.service.calls.count("Fetch") == 3
 
 
+def test_a_link_that_breaks_after_the_last_chunk_has_cost_nothing(
+    connection, federation, make_object, tmp_path
+):
+    """All is there but the stream's own end: there is nothing left to ask for."""
+    federation.service.base = model = make_object()
+    federation.service.chunks_before_cut["Fetch"] = [len(model.manifest.indices_of)]
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+    assert federation.service.calls.count("Fetch") == 1
+
+
 def test_a_restarted_agent_fetches_only_what_it_lacks(connection, federation, make_object, tmp_path):
     federation.service.base = model = make_object()
     first = ModelStore(tmp_path).receive("derm", model.manifest)

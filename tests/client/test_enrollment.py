@@ -23,9 +23,11 @@ from adpfl.security.certificates import (
     to_pem,
 )
 from adpfl.security.identity import ServerIdentity, load_key
+from adpfl.security.signing_files import key_fingerprint
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl_client import enrollment
-from adpfl_client.enrollment import load_site_identity
+from adpfl_client.enrollment import AwaitingSignatureError, load_site_identity
+from adpfl_client.enrollment_call import UnreachableError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -56,6 +58,8 @@ class Server(federation_pb2_grpc.EnrollmentServicer):
     def Enroll(self, request, context):  # noqa: N802 - the contract's name
         self.requests.append(request)
         answer = self.answer(request, context)
+        if answer is None:
+            return federation_pb2.EnrollResponse(awaits_signature=True)
         pem = answer if isinstance(answer, bytes) else to_pem(answer)
         return federation_pb2.EnrollResponse(certificate_chain=pem)
 
@@ -186,6 +190,35 @@ def test_a_crash_at_any_moment_is_mended_by_repeating(server, bundle_of, state_d
     assert load_site_identity(state_dir, "hospital1", now=NOW).certificate == identity.certificate
     assert len({request.certificate_signing_request for request in server.requests}) == 1
     assert len(server.requests) == (1 if moment == "_put_in_place" else asked_before + 1)
+
+
+def test_an_enrolment_that_waits_for_its_signature_loses_nothing(server, bundle_of, state_dir):
+    bundle = bundle_of(server)
+    server.answer = lambda *_: None
+    told = set()
+    for later in (NOW, NOW + 30 * DAY):  # long after the bundle's end
+        with pytest.raises(AwaitingSignatureError, match="waits for the consortium's signature") as waiting:
+            enroll(bundle, state_dir, now=later)
+        told.add(str(waiting.value))
+        assert names(state_dir) == ["identity.pending"]
+    key = load_key(state_dir / "identity.pending" / "key.pem")
+    assert told == {str(waiting.value)}
+    assert str(waiting.value).endswith(key_fingerprint(key.public_key()))
+    server.answer = server.issue
+    identity = enroll(bundle, state_dir, now=NOW + 60 * DAY)
+    assert identity.key.private_numbers() == key.private_numbers()
+    assert len({request.certificate_signing_request for request in server.requests}) == 1
+    assert "awaits-signature" not in names(state_dir / "identity")
+
+
+def test_an_expired_bundle_that_nobody_keeps_is_not_asked_for(server, bundle_of, state_dir):
+    server.answer = lambda _, context: context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+    bundle = bundle_of(server)
+    with pytest.raises(UnreachableError):
+        enroll(bundle, state_dir)
+    with pytest.raises(IdentityError, match="expired at"):
+        enroll(bundle, state_dir, now=NOW + 2 * DAY)
+    assert len(server.requests) == 1
 
 
 def test_a_key_of_a_crashed_attempt_stays_closed(server, bundle_of, state_dir):

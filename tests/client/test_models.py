@@ -59,6 +59,40 @@ def test_a_model_of_another_history_is_kept_beside(store, make_object, make_plan
     assert {model.digest for model in store.models()} == {old.digest, new.digest}
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_model_that_has_changed_on_disk_is_not_found_and_is_replaced(store, make_object, make_plan, damage):
+    received = receive(store, make_object(), make_plan(), 1)
+    damage(received.path)
+    assert store.find("derm", 1, received.digest) is None
+    again = receive(store, make_object(), make_plan(), 1)
+    assert store.find("derm", 1, received.digest) == again
+    assert [path.name for path in store.folder.rglob("*.safetensors")] == ["round-0001.safetensors"]
+
+
+def test_only_the_newest_rounds_stay_where_the_site_wants_it(store, make_object, make_plan):
+    for number in (0, 1, 2, 9_999, 10_000):
+        receive(store, make_object(number), make_plan(), number)
+    receive(store, make_object(77), make_plan(), 10_000)  # of another history
+    receive(store, make_object(5), make_plan(run="second"), 0)
+    store.let_go("derm", keep=2)
+    assert [(one.run, one.round) for one in store.models()] == [
+        ("derm", 9_999),
+        ("derm", 10_000),
+        ("derm", 10_000),
+        ("second", 0),
+    ]
+
+
 def test_models_are_listed_by_run_and_round(store, make_object, make_plan):
     receive(store, make_object(1), make_plan(run="second"), 0)
     receive(store, make_object(2), make_plan(), 10)

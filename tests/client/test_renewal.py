@@ -16,9 +16,16 @@ from adpfl.security.certificates import (
     to_pem,
 )
 from adpfl.security.identity import public_key
+from adpfl.wire.operations import RenewResponse
 from adpfl_client import enrollment
-from adpfl_client.enrollment import IDENTITY_FOLDER, RENEWED_FOLDER, load_site_identity
-from adpfl_client.renewal import ends_soon, renew, renewal_due
+from adpfl_client.enrollment import (
+    AWAITED,
+    IDENTITY_FOLDER,
+    RENEWED_FOLDER,
+    AwaitingSignatureError,
+    load_site_identity,
+)
+from adpfl_client.renewal import ASK_AGAIN, asked_lately, ends_soon, renew, renewal_due, signed_chain
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -101,6 +108,28 @@ def test_a_lost_answer_is_asked_for_with_the_same_request(state_dir, authority):
     assert load_site_identity(state_dir, "hospital1", now=NOW).certificate == old.certificate
     renew(state_dir, old, authority.sign, now=NOW)
     assert authority.requests[0] == authority.requests[1]
+
+
+def test_a_renewal_that_waits_is_asked_for_now_and_then_with_the_same_request(state_dir, authority):
+    old = load_site_identity(state_dir, "hospital1", now=NOW)
+
+    def waits(request):
+        authority.requests.append(request)
+        return signed_chain(RenewResponse(b"", awaits_signature=True))
+
+    assert not asked_lately(state_dir, NOW)
+    for later in (NOW, NOW + DAY):
+        with pytest.raises(AwaitingSignatureError, match="waits for the consortium's signature"):
+            renew(state_dir, old, waits, now=later)
+        assert asked_lately(state_dir, later + ASK_AGAIN / 2)
+        assert not asked_lately(state_dir, later + ASK_AGAIN)
+    assert not asked_lately(state_dir, NOW)  # the clock was set back
+    assert load_site_identity(state_dir, "hospital1", now=NOW).certificate == old.certificate
+    new = renew(state_dir, old, lambda request: signed_chain(RenewResponse(authority.sign(request))), now=NOW)
+    assert new.certificate != old.certificate
+    assert len(set(authority.requests)) == 1
+    assert not (state_dir / IDENTITY_FOLDER / AWAITED).exists()
+    assert not asked_lately(state_dir, NOW)
 
 
 def test_an_unusable_answer_changes_nothing(state_dir, authority):

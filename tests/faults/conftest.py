@@ -1,5 +1,7 @@
 """One preloaded process and one enrolled consortium for all tests; a copy and a run for each."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +13,21 @@ from tests.faults.rig import Federation, Forge, Template, opened
 
 
 @pytest.fixture(scope="session")
-def forge() -> Iterator[Forge]:
-    made = Forge()
+def clock_library(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """What moves a process's clock; None where there is no C compiler to make it."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    library = tmp_path_factory.mktemp("clocks") / "clock_shift.so"
+    source = Path(__file__).with_name("clock_shift.c")
+    options = ["-O1", "-shared", "-fPIC", "-Wall", "-Werror"]
+    subprocess.run([compiler, *options, "-o", library, source, "-ldl", "-lm"], check=True, timeout=60)
+    return library
+
+
+@pytest.fixture(scope="session")
+def forge(clock_library: Path | None) -> Iterator[Forge]:
+    made = Forge(clock_library)
     yield made
     made.close()
 

@@ -150,7 +150,11 @@ def check_chunks(federation: Federation, store: Store) -> None:
 def check_sums(federation: Federation, store: Store) -> None:
     """Each round's model is its base and the mean of the updates that count, to the bit."""
     counted = accepted(store)
-    models = received_models(federation) | kept_models(store)
+    received, kept = received_models(federation), kept_models(store)
+    for digest in received.keys() & kept.keys():
+        for name, values in kept[digest].items():
+            assert np.array_equal(values, received[digest][name]), f"two models are called {digest[:12]}"
+    models = received | kept
     for number in range(1, store.state(RUN).rounds_closed + 1):
         digest, base = store.model_digest(RUN, number), store.model_digest(RUN, number - 1)
         assert digest is not None

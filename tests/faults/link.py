@@ -155,6 +155,8 @@ class Link:
         self._tasks.add(task)
         try:
             await self._connect(reader, writer)
+        except asyncio.CancelledError:
+            pass  # by `close`; asyncio's own callback would log it
         finally:
             self._tasks.discard(task)
             writer.transport.abort()

@@ -36,6 +36,7 @@ import adpfl_server.daemon
 import adpfl_server.live_status
 import adpfl_server.overview
 from tests.faults import scaling, witness
+from tests.faults.rig import CLOCK_VARIABLE
 
 MAINS = {"adpfl_client": adpfl_client.cli.main, "adpfl_server": adpfl_server.cli.main}
 
@@ -80,7 +81,7 @@ def work(asked: dict[str, Any]) -> int:
     os.dup2(sys.stdin.fileno(), 0)
     os.chdir(asked["folder"])
     os.environ.update(asked["environment"])
-    if clock := asked["environment"].get(scaling.CLOCK_VARIABLE):
+    if clock := asked["environment"].get(CLOCK_VARIABLE):
         ctypes.CDLL(None).clock_shift_follow(clock.encode())
     sys.argv = [asked["module"], *asked["arguments"]]
     try:
@@ -104,7 +105,7 @@ if __name__ == "__main__":
     witness.watch()
     for name in ("adpfl.tasks.skin_lesion", "adpfl.logs", "torch._dynamo", "torch._inductor.config"):
         importlib.import_module(name)  # else each child would load it at its first step
-    threads = os.listdir("/proc/self/task")
+    threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"a process with {len(threads)} threads must not fork"
     gc.freeze()
     answer(ready=os.getpid())

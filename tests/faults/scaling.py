@@ -5,30 +5,28 @@ Proportions stay as they are, so that what gives up first in a hospital gives up
 
 from typing import Any
 
+import adpfl_client.agent
+import adpfl_client.backoff
+import adpfl_client.connection
+import adpfl_client.heartbeat
+import adpfl_client.running_identity
+import adpfl_server.daemon
+import adpfl_server.runner
+import adpfl_server.weights
+
 FACTOR = 20.0
-CLOCK_VARIABLE = "ADPFL_TEST_CLOCK"
-"""Names the file that holds this process's clock shift; see `clock_shift.c`."""
 CHUNK_BYTES = 64 * 1024
 """The least that the wire allows: the tiniest network still has several chunks."""
 
 
 def scale() -> None:
     """Change this process; what it forks has it too."""
-    import adpfl_client.agent
-    import adpfl_client.backoff
-    import adpfl_client.connection
-    import adpfl_client.heartbeat
-    import adpfl_client.running_identity
-    import adpfl_server.daemon
-    import adpfl_server.health
-    import adpfl_server.runner
-    import adpfl_server.weights
-
     agent, connection = adpfl_client.agent, adpfl_client.connection
     _divide(agent, "IDLE_SECONDS", "REFUSAL_PAUSE_SECONDS")
     agent.LONG_POLL_SECONDS = 2  # whole seconds on the wire
     _divide(connection, "CALL_SECONDS", "HEARTBEAT_SECONDS", "PROGRESS_SECONDS")
     _default(connection.Connection.__init__, "progress_seconds", connection.PROGRESS_SECONDS)
+    _default(connection.Connection._call, "deadline", connection.CALL_SECONDS)
     _divide(adpfl_client.heartbeat, "INTERVAL_SECONDS")
     _default(
         adpfl_client.heartbeat.beating.__wrapped__,

@@ -15,7 +15,7 @@ from typing import Any
 
 from adpfl.kill_points import POINTS
 from tests.faults.link import Mishap
-from tests.faults.rig import KILLED, SITES, Federation
+from tests.faults.rig import KILLED, RUN, SITES, Federation, Started, Stopwatch
 
 ROUNDS = 4
 MOMENTS_SECONDS = 2.0
@@ -96,6 +96,13 @@ def _fault(dice: random.Random, sites: tuple[str, ...]) -> Fault:
             # The first bytes are the handshake; a model is 360 KB, an update as much.
             place = dice.choice((dice.randint(0, 3_000), dice.randint(0, 400_000)))
             return Fault(kind, at, site, 0.0, (what, dice.choice(("up", "down")), place))
+        case "jump":
+            # A site's clock that falls back behind its ledger is for a person to look into: see test_clocks.
+            target = dice.choice(("server", site))
+            hours = dice.choice((0.02, 3.0)) * (dice.choice((1, -1)) if target == "server" else 1)
+            return Fault(kind, at, target, seconds, 3600.0 * hours)
+        case "pause":
+            return Fault(kind, at, "server", seconds)
     return Fault(kind, at, site)
 
 
@@ -109,11 +116,11 @@ class Player:
         self.stopped: set[str] = set()
         self._dice = random.Random(f"restarts {schedule.seed}")
         self._numbers = itertools.count()
-        self._began = time.monotonic()
+        self._watch = Stopwatch()
 
     def play(self, patience_seconds: float) -> None:
         """Start everything, let everything go wrong, and wait until the run is over."""
-        self._began = time.monotonic()
+        self._watch = Stopwatch()
         armed = dict(self.schedule.kill_points)
         for fault in self.schedule.faults:
             self.at(fault.at_seconds, lambda fault=fault: HAPPENINGS[fault.kind](self, fault))
@@ -130,7 +137,7 @@ class Player:
 
     def now(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._began
+        return self._watch.seconds()
 
     def at(self, seconds: float, work: Callable[[], None]) -> None:
         """Let something happen then."""
@@ -234,6 +241,34 @@ def _mishap(player: Player, fault: Fault) -> None:
         link.expect(Mishap(*fault.detail))
 
 
+def _jump(player: Player, fault: Fault) -> None:
+    """A wall clock goes wrong; the server's is mended, a site's stays ahead."""
+    player.federation.jump(fault.target, fault.detail)
+    if fault.target == "server":
+        player.later(fault.seconds, lambda: player.federation.jump("server", 0.0))
+
+
+def _pause(player: Player, fault: Fault) -> None:
+    """An operator pauses the run, where it has begun, and lets it go on."""
+    if (player.federation.root / "server" / "runs" / RUN / "run.json").exists():
+        pausing = _steer(player, "pause")
+
+        def resume() -> None:
+            if pausing.code() is None:  # else the two might change places
+                player.later(0.1, resume)
+            else:
+                _steer(player, "resume")
+
+        player.later(fault.seconds, resume)
+
+
+def _steer(player: Player, what: str) -> Started:
+    """By the command, which the daemon takes up when it is there."""
+    arguments = ["--config", "server.yaml", what, RUN]
+    log = player.federation.root / f"{what}.log"
+    return player.federation.template.forge.start("adpfl_server", arguments, player.federation.root, log, {})
+
+
 HAPPENINGS: dict[str, Callable[[Player, Fault], None]] = {
     "kill": _kill,
     "kill all": _kill_all,
@@ -243,4 +278,6 @@ HAPPENINGS: dict[str, Callable[[Player, Fault], None]] = {
     "slow": _slow,
     "drop": _drop,
     "mishap": _mishap,
+    "jump": _jump,
+    "pause": _pause,
 }

@@ -6,7 +6,7 @@ import pytest
 from adpfl.config import parse
 from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError, StateError
 from adpfl.federated.averaging import EmaAveraging, TailAveraging, average, newest_share
-from adpfl.federated.coordinator import actions_on_resume, new_run, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, new_run, step
 from adpfl.federated.round_models import RoundModels, make_models, needed_objects
 from adpfl.federated.run_events import (
     Aggregate,
@@ -18,6 +18,7 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState
+from adpfl.federated.site_tasks import task_for
 from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_hex
 
 CHUNK = 65_536

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.errors import StateError
-from adpfl.federated.coordinator import actions_on_resume, judge, new_run, obsolete, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, judge, new_run, step
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationDone,
@@ -26,6 +26,7 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState, summary
+from adpfl.federated.site_tasks import obsolete, task_for
 
 SITES = ("a", "b", "c")
 START = 1000.0
@@ -354,6 +355,7 @@ def test_the_last_round_finishes_the_run():
     assert (task.kind, task.base_digest) == ("finished", digest(9))
     assert obsolete(machine.state, "b", 1)
     assert machine.update("a", 7, round_number=1).verdict is Verdict.LATE
+    assert machine.update("a", 7, round_number=2, base=digest(9)).verdict is Verdict.FOREIGN
 
 
 def test_a_sum_that_cannot_be_made_fails_the_run():

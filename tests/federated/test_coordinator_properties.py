@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adpfl.federated.coordinator import actions_on_resume, new_run, obsolete, step, task_for
+from adpfl.federated.coordinator import actions_on_resume, new_run, step
 from adpfl.federated.run_events import (
     Aggregate,
     AggregationDone,
@@ -24,16 +24,21 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteLeft,
     SiteReady,
     SiteRefused,
+    StorageDamaged,
+    StorageMended,
     TasksChanged,
     TimePassed,
     UpdateArrived,
+    UpdateDamaged,
     UpdateRefused,
     Verdict,
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import Moments, RunState, summary
+from adpfl.federated.site_tasks import obsolete, task_for
 
 SITES = ("a", "b", "c", "d")
 ROUNDS = 3
@@ -123,6 +128,7 @@ class World:
         if opened:
             assert len(after.ready) >= after.plan.cohort.quorum
             assert not after.paused
+            assert not after.damage
 
     def check_words(self):
         """A run that is not over says what it waits for; one that ended with fewer sites names them."""
@@ -134,6 +140,8 @@ class World:
             return
         if state.paused:
             assert "paused by an operator" in said
+        if state.damage:
+            assert f"held up by damage on the server's disk ({state.damage})" in said
         current = state.open_round
         if current is None:
             assert f"{state.plan.cohort.quorum} needed" in said
@@ -144,6 +152,10 @@ class World:
             assert all(site in said for site in state.absent)
         assert all(f"{site.site} refuses the run" in said for site in state.sites if site.refusal)
         assert all(f"{site.site} is silent" in said for site in state.sites if site.silent)
+        assert all(f"{site.site} has left the run" in said for site in state.sites if site.has_left)
+        out_of_reach = len(state.able) < state.plan.cohort.quorum
+        if current is None or not current.aggregating:
+            assert ("cannot be reached" in said) == out_of_reach
 
     def check_sum(self, action):
         sites = [part.site for part in action.contributions]
@@ -174,6 +186,34 @@ class World:
 
     def refuse(self, site):
         self.feed(SiteRefused(site, "budget"))
+
+    def leave(self, site):
+        self.feed(SiteLeft(site, "a new scanner"))
+        assert self.state.over or task_for(self.state, site).kind == "wait"
+        assert self.state.over or site not in self.state.ready
+
+    def damage(self, site):
+        """The disk changes a byte of the update that a site has in the open round; it must send it again."""
+        current = self.state.open_round
+        if current is None or site not in current.answered:
+            return
+        (lost,) = (one for one in current.updates if one.site == site)
+        self.pending.clear()  # the sum meets the damage, and is not made
+        del self.accepted[current.round, site, lost.update_digest]
+        moved = self.feed(UpdateDamaged(current.round, (site,), "chunk 0 is damaged"))
+        assert [entry.site for entry in moved.timeline if entry.kind == "update_damaged"] == [site]
+        standing = self.state.site(site)
+        if standing.joined and standing.takes_part and not self.pending:
+            assert task_for(self.state, site).kind == "train"
+        again = UpdateArrived(site, current.round, current.base_digest, lost.update_digest)
+        self.under_way[site] = again
+
+    def break_model(self, _):
+        self.feed(StorageDamaged(f"the model of round {self.state.rounds_closed}"))
+
+    def mend_model(self, _):
+        self.feed(StorageMended())
+        assert not self.state.damage
 
     def fall_silent(self, site):
         self.feed(SiteFellSilent(site))
@@ -302,6 +342,8 @@ class World:
     def be_fair(self, alive):
         """From now on these sites work, the others are gone, and the operator wants an end."""
         self.resume(None)
+        if not self.state.over:
+            self.mend_model(None)
         for site in SITES:
             if site in alive:
                 self.restart_agent(site)
@@ -320,6 +362,7 @@ class World:
 USUAL = (World.enter_all, World.train, World.train_all_but, World.train_all_but, World.arrive, World.add_up)
 ODD = (
     *(World.join, World.ask, World.restart_agent, World.refuse, World.fall_silent, World.call),
+    *(World.leave, World.ask, World.damage, World.break_model, World.mend_model, World.mend_model),
     *(World.compute, World.compute, World.repeat, World.train_on_another_history, World.repeat_answer),
     *(World.tick, World.tick, World.pause, World.resume, World.resume, World.resume),
 )

@@ -7,7 +7,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from adpfl.errors import IdentityError
-from adpfl.security.certificates import Holder, new_key, serial_text, to_pem
+from adpfl.security.certificates import (
+    Holder,
+    create_request,
+    new_key,
+    public_key_of_request,
+    serial_text,
+    to_pem,
+)
 from adpfl.security.identity import (
     check_authority,
     check_issued_by,
@@ -178,3 +185,28 @@ def test_identities_never_show_their_keys(consortium):
         assert "PrivateKey" not in repr(identity)
         assert "key=" not in repr(identity)
         assert identity.consortium == "Lesion Study"
+
+
+def spoiled(der, old, new):
+    assert der.count(old) >= 1
+    return der.replace(old, new, 1)
+
+
+def test_a_certificate_is_read_whole_or_refused(consortium):
+    """The library reads subject, names and extensions only when asked; a stranger's must not fail later."""
+    der = consortium.authority.certificate.public_bytes(serialization.Encoding.DER)
+    version, organization = b"\xa0\x03\x02\x01\x02", b"\x06\x03\x55\x04\x0a"
+    constraints = b"\x06\x03\x55\x1d\x13"
+    for bad in (
+        spoiled(der, version, b"\xa0\x03\x02\x01\x07"),
+        spoiled(der, organization, b"\x1d\x03\x55\x04\x0a"),
+        spoiled(der, constraints, b"\x06\x03\x55\x1d\x0e"),  # the key identifier's, which stands there too
+    ):
+        with pytest.raises(IdentityError, match="holds no usable certificate"):
+            load_certificate(bad, what="certificate")
+
+
+def test_a_signing_request_of_an_unknown_version_is_refused():
+    der = create_request(new_key(), "hospital1").public_bytes(serialization.Encoding.DER)
+    with pytest.raises(IdentityError, match="malformed"):
+        public_key_of_request(spoiled(der, b"\x02\x01\x00", b"\x02\x01\x10"))

@@ -51,7 +51,20 @@ def one_line(process, exit_code):
     return process.stderr
 
 
-COMMANDS = ("init", "enroll", "revoke", "check-config", "init-model", "runs", "status", "export")
+COMMANDS = (
+    "init",
+    "init-authority",
+    "sign",
+    "renew-certificate",
+    "certificates",
+    "enroll",
+    "revoke",
+    "check-config",
+    "init-model",
+    "runs",
+    "status",
+    "export",
+)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
+from adpfl.errors import StateError
 from adpfl.wire.messages import TaskKind
 from adpfl_server import health, housekeeping, runner
 from adpfl_server.cli import app
 from adpfl_server.export import Choice, Kind, export_model
-from adpfl_server.store import Store
+from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.verification import verify_store
 
 SITES = ("hospital1", "hospital2", "hospital3")
@@ -220,3 +221,15 @@ def test_a_store_without_damage_is_ok_while_updates_come_in(consortium, callers)
     result = CliRunner().invoke(app, ["verify-store", "--config", str(consortium.config_path)])
     assert result.exit_code == 0, result.output
     assert result.output.startswith("ok: the database, 2 models and updates, ")
+
+
+def test_a_damaged_database_stops_the_start_in_one_line(consortium, callers):
+    consortium.running[-1].stop()
+    path = consortium.state_dir / DATABASE_FILE
+    for damaged, message in ((path.read_bytes()[:50_000], "is damaged"), (b"", "is empty, but")):
+        path.write_bytes(damaged)
+        told = CliRunner().invoke(app, ["--config", str(consortium.config_path)])
+        assert isinstance(told.exception, StateError), told
+        assert message in str(told.exception)
+        assert "restore its state folder from the backup" in str(told.exception)
+        assert "\n" not in str(told.exception)

@@ -8,9 +8,7 @@ what the daemon writes.
 import json
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -25,62 +23,20 @@ from adpfl.wire.messages import TaskKind
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[2]
 SITES = ("hospital1", "hospital2", "hospital3")
 DISK_MIB = 24
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def may_mount():
-    if shutil.which("unshare") is None:
-        return False
-    tried = subprocess.run(
-        ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
-    )
-    return tried.returncode == 0
-
-
-class Shell:
-    """A shell in which commands run one after the other, in a mount namespace of its own where wanted."""
-
-    def __init__(self, folder, *, namespace):
-        self.folder = folder
-        self._shell = subprocess.Popen(
-            [*(("unshare", "-rm") if namespace else ()), "bash"],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, command):
-        """Returns what the command printed; it must succeed."""
-        self._shell.stdin.write(f'{command}\necho "=== $?"\n')
-        self._shell.stdin.flush()
-        lines = []
-        while not (line := self._shell.stdout.readline()).startswith("=== "):
-            assert line, lines
-            lines.append(line)
-        assert line == "=== 0\n", (command, lines)
-        return "".join(lines)
-
-    def close(self):
-        self._shell.stdin.close()
-        self._shell.stdout.close()
-        self._shell.wait()
 
 
 class Daemon:
     """`adpfl-server` on a disk that can be brought into trouble and out of it."""
 
-    def __init__(self, consortium, kind):
+    def __init__(self, consortium, kind, shell):
         self.kind = kind
         self.consortium = consortium
-        self.shell = Shell(consortium.root, namespace=kind != "limit")
+        self.shell = shell
         if kind != "limit":
             self.shell.run(
                 f"mkdir disk && mount -t tmpfs -o size={DISK_MIB}m tmpfs disk && cp -a state disk/"
@@ -164,14 +120,11 @@ class Daemon:
 
 
 @pytest.fixture(params=["limit", "full", "read_only"])
-def daemon(request, consortium):
-    if request.param != "limit" and not may_mount():
-        pytest.skip("this system lets no user mount a disk in a namespace")
+def daemon(request, consortium, open_shell):
     consortium.configure()
-    made = Daemon(consortium, request.param)
+    made = Daemon(consortium, request.param, open_shell(consortium.root, namespace=request.param != "limit"))
     yield made
     made.kill()
-    made.shell.close()
 
 
 @pytest.fixture

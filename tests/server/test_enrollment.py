@@ -321,6 +321,36 @@ def test_a_site_enrols_over_tls_and_may_repeat_itself(enroll, issue, database):
     assert len(rows(database, "certificates")) == 1
 
 
+def test_a_site_is_told_that_its_request_waits(consortium, database, issue, tmp_path):
+    identity, _ = consortium
+    with ThreadPoolExecutor(2) as executor, capture_logs() as logs:
+        service = EnrollmentService(
+            None,
+            connect=lambda: open_database(tmp_path / "server.sqlite"),
+            clock=lambda: NOW,
+            executor=executor,
+        )
+        credentials = tls.enrollment_channel_credentials(identity.authority)
+        with (
+            serving(service, tls.enrollment_server_credentials(identity)) as port,
+            grpc.secure_channel(f"localhost:{port}", credentials) as channel,
+        ):
+            stub = federation_pb2_grpc.EnrollmentStub(channel)
+            token, request = issue(), new_request()
+            for _ in range(2):
+                message = federation_pb2.EnrollRequest(
+                    name="hospital1", token=token, certificate_signing_request=request
+                )
+                answer = stub.Enroll(message, timeout=20)
+                assert (answer.certificate_chain, answer.awaits_signature) == (b"", True)
+            message.certificate_signing_request = new_request()
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Enroll(message, timeout=20)
+    assert refused.value.details() == REFUSAL
+    assert [line["event"] for line in logs].count("enrolment waits for a signature") == 2
+    assert token not in str(logs)
+
+
 def test_every_refusal_looks_the_same(enroll, issue, database):
     used = issue("hospital2")
     enroll(used, new_request(), site="hospital2")

@@ -15,10 +15,11 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl_server import enrollment_port
 from adpfl_server.database import open_database
-from adpfl_server.enrollment import REFUSAL, issue_token
+from adpfl_server.enrollment import REFUSAL
 from adpfl_server.enrollment_port import CALLS_PER_ADDRESS
 from adpfl_server.pki import load_server_identity
 from adpfl_server.store import DATABASE_FILE
+from adpfl_server.tokens import issue_token
 
 METHOD = "/adpfl.v1.Enrollment/Enroll"
 

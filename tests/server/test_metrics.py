@@ -68,6 +68,7 @@ def test_a_scrape_tells_rounds_updates_bytes_sites_and_certificates(after_a_roun
     assert value(found, "adpfl_certificate_expiry_timestamp_seconds", "site", "hospital1") > year
     assert value(found, "adpfl_certificate_expiry_timestamp_seconds", "server", "") > year
     assert ("adpfl_certificate_expiry_timestamp_seconds", frozenset({"site", "hospital3"})) not in found
+    assert value(found, "adpfl_signing_requests_waiting") == 0
 
 
 def test_a_scrape_says_nothing_of_patients_keys_or_digests(after_a_round):

@@ -1,10 +1,12 @@
 """Operators and auditors over the wire: what each role may do, and what it does to live runs and calls."""
 
+import dataclasses
 import json
 import socket
 import ssl
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 
 import grpc
@@ -28,10 +30,12 @@ from adpfl.wire.operations import (
     RevokeRequest,
     RunControl,
 )
-from adpfl_server import audit_log
+from adpfl_server import audit_log, signing_queue
+from adpfl_server.certificate_import import import_certificates
 from adpfl_server.database import open_database
 from adpfl_server.interceptors import allowed_roles
-from adpfl_server.pki import renew_server_certificate
+from adpfl_server.offline_signing import sign_file
+from adpfl_server.pki import read_authority, renew_server_certificate
 from adpfl_server.steering import outcome, want
 from adpfl_server.store import DATABASE_FILE
 
@@ -47,6 +51,7 @@ class Desk:
     """One caller's stubs for everything but the Federation service."""
 
     def __init__(self, identity: CallerIdentity):
+        self.known = identity
         self.channel = grpc.secure_channel(identity.address, channel_credentials(identity), CHANNEL_OPTIONS)
         self.operations = rpc.OperationsStub(self.channel)
         self.identity = rpc.IdentityStub(self.channel)
@@ -250,6 +255,38 @@ def test_everybody_may_renew_and_nobody_for_another(consortium, desk_of, role):
     assert certificate.not_valid_after_utc > datetime.now(UTC)
     assert holder_of(certificate) == Holder(role, "hospital1")
     assert desk.identity.Renew(asked, timeout=20).certificate_chain == chain
+
+
+def test_a_renewal_waits_where_the_authority_is_kept_offline(consortium, desk_of, tmp_path):
+    identity = read_authority(
+        consortium.state_dir / "pki" / "ca.pem",
+        consortium.state_dir / "pki" / "ca.key",
+        now=datetime.now(UTC),
+    )
+    consortium.start()
+    desk = desk_of("operator")
+    consortium.running[-1].stop()
+    (consortium.state_dir / "pki" / "ca.key").unlink()
+    running = consortium.start()
+    desk = Desk(dataclasses.replace(desk.known, address=f"localhost:{running.ports.main}"))
+    request = create_request(new_key(), "alice").public_bytes(serialization.Encoding.DER)
+    asked = RenewRequest(request).to_wire()
+    for _ in range(2):
+        answer = desk.identity.Renew(asked, timeout=20)
+        assert (answer.certificate_chain, answer.awaits_signature) == (b"", True)
+    with closing(open_database(consortium.state_dir / DATABASE_FILE)) as database:
+        now = datetime.now(UTC)
+        signing_queue.export(database, identity.certificate, tmp_path / "r.json", now=now)
+        sign_file(tmp_path / "r.json", tmp_path / "c.json", identity, lambda *_: True, now=now)
+        import_certificates(database, consortium.state_dir, tmp_path / "c.json", now=now)
+    answer = desk.identity.Renew(asked, timeout=20)
+    assert not answer.awaits_signature
+    assert holder_of(load_certificate(answer.certificate_chain, what="renewed")) == Holder(
+        "operator", "alice"
+    )
+    kinds = [entry["kind"] for entry in desk.audit_log()]
+    assert kinds[-3:] == ["signature_requested", "requests_exported", "renewed"]
+    desk.channel.close()
 
 
 def test_the_servers_certificate_is_renewed_without_a_restart(consortium, desk_of):

@@ -255,3 +255,17 @@ def test_manifest_and_chunks_agree_for_all_shapes(shapes, seed):
     assert b"".join(chunks) == payload_of(named)
     assert [sha256_hex(chunk) for chunk in chunks] == list(manifest.chunk_digests)
     assert Manifest.from_canonical_json(manifest.canonical_json()).digest == manifest.digest
+
+
+@pytest.mark.parametrize("odd", [1.0, True, "1", None])
+def test_sizes_that_are_no_whole_numbers_are_refused(odd):
+    good = json.loads(manifest_of_arrays({"w": np.zeros(1, np.float32)}, chunk_size=CHUNK).canonical_json())
+    for spoil in (
+        lambda document: document["tensors"][0].update(shape=[odd]),
+        lambda document: document.update(chunk_size=odd if odd in ("1", None) else type(odd)(CHUNK)),
+    ):
+        document = json.loads(json.dumps(good))
+        spoil(document)
+        text = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        with pytest.raises((IntegrityError, ProtocolError)):
+            Manifest.from_canonical_json(text)

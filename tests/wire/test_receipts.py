@@ -1,6 +1,7 @@
 """Receipts: the signed bytes are the contract's, and a changed receipt proves nothing."""
 
 import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,3 +109,10 @@ def test_a_receipt_outside_the_contract_is_refused():
 def test_outcomes_match_the_contract():
     named = {name.split("_", 2)[-1]: number for name, number in pb.CommitOutcome.items() if number}
     assert {member.name: member.value for member in CommitOutcome} == named
+
+
+@pytest.mark.parametrize(("key", "odd"), [("round", 1.0), ("round", True), ("received_unix_millis", 5.5)])
+def test_a_stored_receipt_with_numbers_that_only_look_whole_is_refused(key, odd):
+    document = json.loads(RECEIPT.canonical_json()) | {key: odd}
+    with pytest.raises(ProtocolError, match=f"{key} is {odd}; must be a whole number"):
+        Receipt.from_canonical_json(json.dumps(document).encode())

@@ -75,3 +75,34 @@ def test_another_number_format_is_refused_by_name(tmp_path):
     save_file({"w": np.zeros(4, dtype=np.float64)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelMismatchError, match="F64"):
         read_header(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [False, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], "more": 1},
+    ],
+)
+def test_a_header_of_numbers_that_only_look_whole_is_refused(tmp_path, entry):
+    path = tmp_path / "model.safetensors"
+    text = json.dumps({"w": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises((IntegrityError, ModelMismatchError)):
+        read_header(path)
+
+
+@pytest.mark.parametrize("description", ["[]", "3", '"text"', "null"])
+def test_a_description_that_is_no_object_is_refused(tmp_path, description):
+    path = tmp_path / "model.safetensors"
+    header = {
+        "__metadata__": {METADATA_KEY: description},
+        "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(IntegrityError, match="is no safetensors file"):
+        read_header(path)

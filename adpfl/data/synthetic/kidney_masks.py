@@ -6,7 +6,6 @@ with the case's name (`case`), the hospital that took the real scan (`site`), an
 in mm (`sz`). KiTS19 is the source of such masks.
 """
 
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from adpfl.config import load_json
 from adpfl.data.problems import folder_error
 from adpfl.errors import DataError
 
@@ -92,7 +92,7 @@ def _read_volumes(path: Path) -> dict[str, NDArray[Any]]:
 
 def _read_table(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(records, list) or not all(

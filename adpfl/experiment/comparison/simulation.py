@@ -15,7 +15,7 @@ from adpfl.experiment.comparison.checkpoint import Checkpoint, Models
 from adpfl.experiment.comparison.model_store import ModelStore
 from adpfl.experiment.comparison.simulated_site import SimulatedSite
 from adpfl.experiment.comparison.stopwatch import Stopwatch
-from adpfl.federated.coordinator import new_run, step, task_for
+from adpfl.federated.coordinator import new_run, step
 from adpfl.federated.records import ServerRound, ServerRunRecord, SiteRunRecord, TimelineEvent
 from adpfl.federated.run_events import (
     Aggregate,
@@ -30,6 +30,7 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState, summary
+from adpfl.federated.site_tasks import task_for
 from adpfl.learning.local_update import DivergedError
 
 TRAINING = "training"

@@ -59,6 +59,14 @@ _BY_THE_SERVER = {
     "update_conflicting": _Kind(
         "{site} sent a second, different update{round}; it was refused", notable=True
     ),
+    "update_damaged": _Kind(
+        "the stored update of {site}{round} was damaged on the server's disk, and asked for again",
+        notable=True,
+    ),
+    "storage_damaged": _Kind("a model was damaged on the server's disk", notable=True),
+    "storage_mended": _Kind("what was damaged on the server's disk was put back", notable=True),
+    "site_left": _Kind("{site} left the run", notable=True),
+    "site_came_back": _Kind("{site} takes part again", notable=True),
     "update_foreign": _Kind("{site} sent an update of another model{round}; it was refused", notable=True),
 }
 _BY_A_SITE = {
@@ -75,6 +83,7 @@ _BY_A_SITE = {
     "finished": _Kind("{site} was done"),
     "failed": _Kind("{site} gave up", notable=True),
     "refused": _Kind("{site} refused the run", notable=True),
+    "left": _Kind("{site} left the run", notable=True),
 }
 
 # In a kind that this version does not know, these parts of its name tell a disturbance.
