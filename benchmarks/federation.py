@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def measure_empty_rounds(consortium: Consortium, agents: int, options: argparse.
         cpu = cpu_seconds(process) - before
         total = memory.stop()[1]
     closed = [max(times) for times in zip(*committed, strict=True)]
-    took = [1e3 * (later - earlier) for earlier, later in zip(closed[1:], closed[2:], strict=False)]
+    took = [1e3 * (later - earlier) for earlier, later in pairwise(closed[1:])]
     low, median, high = statistics.quantiles(took, n=4, method="inclusive")
     return EmptyRounds(agents, median, low, high, len(took), total, 1e3 * cpu / rounds)
 
@@ -257,8 +258,8 @@ def verdict(good: bool) -> str:  # noqa: FBT001 - one argument
 def transfer_table(found: Sequence[Transfer]) -> str:
     """Markdown: what moved, beside the yardstick, and what the server took for it."""
     lines = [
-        "| agents | kind | update MiB | down MiB/s | bare | ratio | up MiB/s | bare | ratio | last/first | "
-        "server MiB over idle: anonymous, all | allowed | CPU s/GiB |",
+        "| agents | kind | MiB | down MiB/s | bare | ratio | up MiB/s | bare | ratio | last/first "
+        + "| server MiB over idle: anonymous, all | allowed | CPU s/GiB |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in found:
@@ -286,8 +287,8 @@ def empty_table(found: Sequence[EmptyRounds]) -> str:
     for each in found:
         judged = f" {verdict(each.median < LONGEST_EMPTY_ROUND_MS)}" if each.agents <= 8 else ""
         lines.append(
-            f"| {each.agents} | {each.median:.1f}{judged} | {each.low:.1f} to {each.high:.1f} | {each.rounds} "
-            f"| {each.memory_total / MEBIBYTE:.0f} | {each.cpu_milliseconds:.0f} |"
+            f"| {each.agents} | {each.median:.1f}{judged} | {each.low:.1f} to {each.high:.1f} "
+            f"| {each.rounds} | {each.memory_total / MEBIBYTE:.0f} | {each.cpu_milliseconds:.0f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -1,6 +1,6 @@
 """Synthetic agents of the federation's benchmark: the true protocol, without training. Torch-free.
 
-A script that takes orders on its standard input, one JSON document a line, and answers each with one line. All
+A script that takes orders on its standard input, one JSON document a line, and answers each with a line. All
 agents of a process share its event loop; several processes make a cohort. An agent checks every chunk that it
 receives and makes each update's chunks anew, so none is a repeat that the server has already; hashing an
 update is part of no timed order, as it is part of training.

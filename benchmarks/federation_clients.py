@@ -19,6 +19,7 @@ from adpfl_client.connection import Connection
 from adpfl_client.enrollment import load_site_identity
 from adpfl_client.local_run import read_plan
 from adpfl_client.models import ModelStore
+from adpfl_client.proxy import UNNAMED
 from adpfl_client.running_identity import open_channel
 from adpfl_client.spool import Spool, SpoolKey
 
@@ -31,7 +32,7 @@ class ClientAgent(BareCaller):
     def __init__(self, folder: Path, number: int, block: bytes) -> None:
         self.site = folder.name
         self._identity = load_site_identity(folder, self.site, now=datetime.now(UTC))
-        self._connection = Connection(open_channel(self._identity), threading.Event())
+        self._connection = Connection(open_channel(self._identity, UNNAMED), threading.Event())
         self._spool = Spool(folder / "spool")
         self._models = ModelStore(folder / "models")
         self._number, self._block = number, block
