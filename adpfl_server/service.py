@@ -18,7 +18,7 @@ from adpfl.federated.site_tasks import obsolete, task_for
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
-from adpfl.wire.bulk import FEDERATION, decode_push
+from adpfl.wire.bulk import FEDERATION, decode_push, encode_fetch
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import (
     HeartbeatRequest,
@@ -53,7 +53,6 @@ from adpfl_server.receiving import Reception
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
 from adpfl_server.sending import Outbox
-from adpfl_server.storage import DamagedChunkError
 from adpfl_server.store import CommitRow
 from adpfl_server.turns import Turns
 
@@ -142,17 +141,18 @@ class FederationService(rpc.FederationServicer):
                     f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
                 )
         site, messages = calling_site(), self._outbox.messages(fetch.digests)
-        for count in range(len(fetch.digests)):
+        for count, digest in enumerate(fetch.digests):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
-            try:
-                message = await anext(messages)
-            except DamagedChunkError:
+            message = await anext(messages)
+            if message is None:
                 await self._model(fetch.run, fetch.object_digest)  # a slow reader's model may be collected
-                raise
+                data = await self._runner.in_files(self._runner.store.blobs.get, digest)
+                message = encode_fetch(Chunk(digest, data))
             self._runner.heard(site)
             yield message
-            self._runner.book.tally.transferred(site, "sent", len(message))
+            size = manifest.chunk_bytes(manifest.indices_of[digest][0])
+            self._runner.book.tally.transferred(site, "sent", size)
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
         """Check an announced update against the round's base model; ask for what is missing."""
