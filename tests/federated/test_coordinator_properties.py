@@ -213,7 +213,7 @@ class World:
 
     def mend_model(self, _):
         self.feed(StorageMended())
-        assert not self.state.damage
+        assert self.state.over or not self.state.damage
 
     def fall_silent(self, site):
         self.feed(SiteFellSilent(site))
