@@ -15,6 +15,7 @@ import pytest
 
 from adpfl.errors import (
     BudgetError,
+    DiskUnwritableError,
     IdentityError,
     IntegrityError,
     PrivacyError,
@@ -365,6 +366,31 @@ def test_a_disk_too_full_for_the_head_refuses_before_anything_is_spent(
         assert store.verify().entries == entries
     with LedgerStore.open(tmp_path, NOW) as store:
         assert store.reservations() == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(sqlite3.SQLITE_IOERR_DIR_FSYNC, StorageError), (sqlite3.SQLITE_FULL, DiskUnwritableError)],
+)
+def test_a_commit_that_may_have_been_kept_is_not_told_as_if_nothing_was_spent(
+    store: LedgerStore, monkeypatch: pytest.MonkeyPatch, code: int, told: type[StorageError]
+) -> None:
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(connection, name)
+
+        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                error = sqlite3.OperationalError("the disk refuses")
+                error.sqlite_errorcode = code
+                raise error
+            return connection.execute(statement, *parameters)
+
+    connection = store._connection
+    monkeypatch.setattr(store, "_connection", Failing())
+    with pytest.raises(StorageError) as error:
+        store.reserve(REQUEST, POLICY, now=NOW)
+    assert error.type is told
 
 
 def _no_space(_descriptor: int) -> None:
