@@ -11,6 +11,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+# Beside the lock as well: its wheels are for few machines.
+ATHERIS ?= atheris==3.0.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := adpfl adpfl_server adpfl_client tests proto setup.py
@@ -61,7 +63,8 @@ test-full: dev ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: fuzz
-fuzz: dev ## Fuzz every parser, FUZZ_SECONDS each; FUZZ=NAME takes one
+fuzz: dev ## Fuzz every parser, FUZZ_SECONDS each; FUZZ=NAME takes one (atheris: Linux on x86-64, Python 3.11 to 3.13)
+	$(PIP) install --quiet --no-deps $(ATHERIS)
 	$(BIN)/python -m tests.fuzz.with_atheris $(if $(FUZZ),"$(FUZZ)") --seconds $(FUZZ_SECONDS)
 
 .PHONY: lint
