@@ -5,7 +5,7 @@ a request that still waits, for whom that request names and nobody else, for the
 """
 
 import sqlite3
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
     CLIENT_LIFETIME,
+    OFFLINE_CLOCK_SKEW,
     SERVER_LIFETIME,
     names_of_hosts,
     public_key_of_request,
@@ -35,7 +36,7 @@ from adpfl_server.certificate_table import keep
 from adpfl_server.database import transaction
 from adpfl_server.pki import install_server_certificate, load_authority_certificate
 
-LIFETIME_SLACK: Final = timedelta(days=1)
+LIFETIME_SLACK: Final = OFFLINE_CLOCK_SKEW
 """A certificate may live so much longer than one signed here: the two machines' clocks need not agree."""
 
 

@@ -245,6 +245,14 @@ def test_a_certificate_that_is_not_the_answer_is_refused_by_name(server, case):
     )
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(hours=23)])
+def test_a_clock_at_the_authority_may_be_ahead(server, ahead):
+    verdicts = server.take(server.carry(now=NOW + ahead))
+    assert [verdict.refusal for verdict in verdicts] == ["", ""]
+    assert load_server_identity(server.state_dir, now=NOW).certificate.not_valid_before_utc < NOW
+    assert load_certificate(server.ask(), what="answer").not_valid_before_utc < NOW
+
+
 def test_one_bad_certificate_does_not_hold_up_the_others(server):
     path = server.carry()
     file = read_carried(path, CertificateFile)
