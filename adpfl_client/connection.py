@@ -19,7 +19,9 @@ import structlog
 from adpfl.errors import AdpflError, ConfigError, IdentityError, IntegrityError, ProtocolError
 from adpfl.kill_points import reach
 from adpfl.wire import limits
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.bulk import FETCH_METHOD, PUSH_METHOD, decode_fetch, encode_push
 from adpfl.wire.messages import (
     HeartbeatRequest,
     HeartbeatResponse,
@@ -168,6 +170,13 @@ class Connection:
         self._channel = channel
         self._stub: Any = rpc.FederationStub(channel)  # type: ignore[no-untyped-call]
         self._identity: Any = rpc.IdentityStub(channel)  # type: ignore[no-untyped-call]
+        # The two bulk streams have their own encoding: see `adpfl.wire.bulk`.
+        self._fetching: Any = channel.unary_stream(
+            FETCH_METHOD, request_serializer=pb.FetchRequest.SerializeToString
+        )
+        self._pushing: Any = channel.stream_unary(
+            PUSH_METHOD, response_deserializer=pb.PushResponse.FromString
+        )
 
     def change_channel(self, channel: grpc.Channel) -> None:
         """Go on over another channel, as after a renewal; the old one is closed. Not during a stream."""
@@ -254,9 +263,9 @@ class Connection:
         if not wanted:  # the link broke between the last chunk and the stream's end
             return
         request = FetchRequest(run, incoming.manifest.digest, wanted)
-        with self._watched(self._stub.Fetch(request.to_wire()), self._progress_seconds) as active:
+        with self._watched(self._fetching(request.to_wire()), self._progress_seconds) as active:
             for message in active.call:
-                chunk = Chunk.from_fetch(message)
+                chunk = decode_fetch(message)
                 incoming.write(chunk.digest, chunk.data)
                 active.moved()
                 self._answered()
@@ -284,7 +293,7 @@ class Connection:
         if not missing:
             return True
         parts = _PushParts(update, missing)
-        with self._watched(self._stub.Push.future(iter(parts)), self._progress_seconds) as active:
+        with self._watched(self._pushing.future(iter(parts)), self._progress_seconds) as active:
             parts.on_progress = active.moved
             try:
                 message = active.call.result()
@@ -388,14 +397,14 @@ class _PushParts:
 
     def __iter__(self) -> Iterator[Any]:
         key = self._update.key
-        yield PushHeader(key.run, key.round, self._update.manifest.digest).to_wire()
+        yield encode_push(PushHeader(key.run, key.round, self._update.manifest.digest))
         for digest in self._digests:
             try:
                 chunk = Chunk(digest, self._update.chunk(digest))
             except AdpflError as error:
                 self.failure = error
                 raise
-            yield chunk.to_push()
+            yield encode_push(chunk)
             reach("client.pushing")
             self.on_progress()  # the part before has found its place in the window
 

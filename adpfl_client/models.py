@@ -89,7 +89,7 @@ class IncomingModel:
         return self._payload.missing
 
     @storing(_ROLE)
-    def write(self, digest: str, data: bytes) -> None:
+    def write(self, digest: str, data: bytes | memoryview) -> None:
         """Check one chunk and keep it.
 
         Raises:

@@ -46,6 +46,7 @@ from adpfl.security.tls import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
+from adpfl_server.allocator import settle_allocator
 from adpfl_server.certificate_table import check_not_revoked
 from adpfl_server.certificate_view import ending_soon
 from adpfl_server.config import ServerConfig, split_address
@@ -61,7 +62,7 @@ from adpfl_server.operations import IdentityService, OperationsService
 from adpfl_server.pki import WatchedIdentity, find_authority, load_server_identity
 from adpfl_server.privacy_notice import privacy_warning
 from adpfl_server.runner import Runner
-from adpfl_server.service import FederationService
+from adpfl_server.service import FederationService, add_to_server
 from adpfl_server.steering import Steering
 from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import DATABASE_FILE, Store
@@ -94,6 +95,7 @@ def serve(config: ServerConfig, config_path: Path) -> None:
     Raises:
         AdpflError: something stands in the way of a start; nothing was served.
     """
+    settle_allocator()
     with _only_server(config.state_dir):
         asyncio.run(_serve(config, config_path))
 
@@ -234,7 +236,7 @@ class Daemon:
         authority = find_authority(self._config.state_dir, now=_now())
         if authority is None:
             _log.info("the authority's key is not on this machine: enrolments and renewals wait to be signed")
-        rpc.add_FederationServicer_to_server(service, self._main)  # type: ignore[no-untyped-call]
+        add_to_server(service, self._main)
         rpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
             IdentityService(self.runner, authority), self._main
         )

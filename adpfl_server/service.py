@@ -9,15 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from adpfl.errors import IntegrityError, ProtocolError
-from adpfl.federated.aggregation import is_finite
+import grpc
+
+from adpfl.errors import ProtocolError
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
 from adpfl.federated.site_tasks import obsolete, task_for
-from adpfl.kill_points import reach
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.bulk import FEDERATION, decode_push, encode_fetch
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import (
     HeartbeatRequest,
@@ -44,15 +45,16 @@ from adpfl.wire.transfers import (
     OfferResponse,
     PushHeader,
     PushResponse,
-    push_part_from_wire,
 )
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
 from adpfl_server.norms import UpdateNorms
+from adpfl_server.receiving import Reception
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
-from adpfl_server.storage import DamagedChunkError
+from adpfl_server.sending import Outbox
 from adpfl_server.store import CommitRow
+from adpfl_server.turns import Turns
 
 POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""
@@ -77,6 +79,8 @@ class FederationService(rpc.FederationServicer):
         self._norms = UpdateNorms(runner)
         self._version = version
         self._instance_id = instance_id
+        self._turns = Turns()
+        self._outbox = Outbox(runner, self._turns)
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         """Note the agent's start and its public counts; offer the runs that name the site."""
@@ -127,8 +131,8 @@ class FederationService(rpc.FederationServicer):
         missing = [digest for digest in manifest.indices_of if digest not in held]
         return HaveResponse(manifest, tuple(missing[: limits.DIGESTS_PER_REQUEST])).to_wire()
 
-    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchResponse]:
-        """Stream chunks of a model, one in memory at a time."""
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[bytes]:
+        """Stream chunks of a model."""
         fetch = FetchRequest.from_wire(request)
         manifest = await self._model(fetch.run, fetch.object_digest)
         for digest in fetch.digests:
@@ -136,16 +140,19 @@ class FederationService(rpc.FederationServicer):
                 raise ProtocolError(
                     f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
                 )
+        site, messages = calling_site(), self._outbox.messages(fetch.digests)
         for count, digest in enumerate(fetch.digests):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
-            data = await self._runner.in_files(self._whole_chunk, digest)
-            if data is None:
+            message = await anext(messages)
+            if message is None:
                 await self._model(fetch.run, fetch.object_digest)  # a slow reader's model may be collected
                 data = await self._runner.in_files(self._runner.store.blobs.get, digest)
-            self._runner.heard(calling_site())
-            yield Chunk(digest, data).to_fetch()
-            self._runner.book.tally.transferred(calling_site(), "sent", len(data))
+                message = encode_fetch(Chunk(digest, data))
+            self._runner.heard(site)
+            yield message
+            size = manifest.chunk_bytes(manifest.indices_of[digest][0])
+            self._runner.book.tally.transferred(site, "sent", size)
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
         """Check an announced update against the round's base model; ask for what is missing."""
@@ -155,10 +162,11 @@ class FederationService(rpc.FederationServicer):
         missing = await self._runner.in_database(self._intake.offer, site, offer)
         return OfferResponse(missing).to_wire()
 
-    async def Push(self, request_iterator: AsyncIterator[pb.PushRequest], context: Any) -> pb.PushResponse:
+    async def Push(
+        self, request_iterator: AsyncIterator[PushHeader | Chunk], context: Any
+    ) -> pb.PushResponse:
         """Store chunks that were asked for; every check comes before the first byte is written."""
-        first = await anext(aiter(request_iterator), None)
-        header = None if first is None else push_part_from_wire(first)
+        header = await anext(aiter(request_iterator), None)
         if not isinstance(header, PushHeader):
             raise ProtocolError("PushRequest: the first message of the stream must be the header")
         site = calling_site()
@@ -168,23 +176,21 @@ class FederationService(rpc.FederationServicer):
         )
         if manifest is None:  # too late to count: nothing is missing, and the commit will say so
             return PushResponse(()).to_wire()
-        missing = dict.fromkeys(await self._runner.in_files(self._runner.store.missing, manifest))
+        missing = await self._runner.in_files(self._runner.store.missing, manifest)
         received = 0
-        async for message in request_iterator:
+
+        async def arrived(size: int) -> None:
+            nonlocal received
             received += 1
             if received % CHUNKS_PER_CHECK == 0:
                 await check_caller()
-            part = push_part_from_wire(message)
-            if isinstance(part, PushHeader):
-                raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
-            if part.digest not in missing:
-                raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
-            self._runner.book.tally.transferred(site, "received", len(part.data))
-            await self._runner.in_files(self._keep, manifest, part)
-            del missing[part.digest]
+            self._runner.book.tally.transferred(site, "received", size)
             self._runner.heard(site)
+
+        async with Reception(self._runner, self._turns, manifest, missing) as reception:
+            await reception.take_in(request_iterator, arrived)
         await check_caller()
-        return PushResponse(tuple(missing)[: limits.DIGESTS_PER_REQUEST]).to_wire()
+        return PushResponse(reception.missing[: limits.DIGESTS_PER_REQUEST]).to_wire()
 
     async def CommitUpdate(self, request: pb.CommitUpdateRequest, context: Any) -> pb.CommitUpdateResponse:
         """Make an update count; the receipt is on disk before it is sent."""
@@ -238,28 +244,21 @@ class FederationService(rpc.FederationServicer):
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
 
-    def _whole_chunk(self, digest: str) -> bytes | None:
-        """A chunk; None where it is gone or damaged, which is no trouble if nothing names it any more."""
-        try:
-            return self._runner.store.blobs.get(digest)
-        except DamagedChunkError:
-            return None
 
-    def _keep(self, manifest: Manifest, chunk: Chunk) -> None:
-        """Check one pushed chunk whole, then store it."""
-        for index in manifest.indices_of[chunk.digest]:
-            if len(chunk.data) != manifest.chunk_bytes(index):
-                raise ProtocolError(
-                    f"chunk {chunk.digest[:12]} has {len(chunk.data)} bytes; "
-                    f"must be {manifest.chunk_bytes(index)}"
-                )
-        if not is_finite(chunk.data):
-            raise ProtocolError(f"chunk {chunk.digest[:12]} has a value that is not finite")
-        try:
-            self._runner.store.blobs.put(chunk.digest, chunk.data)
-            reach("server.chunk_stored")
-        except IntegrityError as error:
-            raise ProtocolError(str(error)) from error
+def add_to_server(service: FederationService, server: Any) -> None:
+    """Register the service; the two bulk streams with their own encoding, the other calls as generated."""
+    handlers = {
+        "Push": grpc.stream_unary_rpc_method_handler(
+            service.Push,
+            request_deserializer=decode_push,
+            response_serializer=pb.PushResponse.SerializeToString,
+        ),
+        "Fetch": grpc.unary_stream_rpc_method_handler(
+            service.Fetch, request_deserializer=pb.FetchRequest.FromString
+        ),
+    }
+    rpc.add_FederationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    server.add_registered_method_handlers(FEDERATION, handlers)  # in the place of the generated ones
 
 
 def _offer(state: RunState) -> RunOffer:

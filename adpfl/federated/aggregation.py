@@ -48,7 +48,7 @@ class _Stretch:
     elements: int
 
 
-def is_finite(chunk: bytes) -> bool:
+def is_finite(chunk: bytes | memoryview) -> bool:
     """Whether every float32 of a chunk is finite; the chunk's size must be a multiple of four."""
     return bool(np.isfinite(np.frombuffer(chunk, dtype=FLOAT32)).all())
 

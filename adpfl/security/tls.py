@@ -33,6 +33,9 @@ MESSAGE_LIMIT_BYTES: Final = 8 * 1024 * 1024
 ENROLLMENT_MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 """The enrolment port answers strangers: a request there is a token and a small signing request."""
 
+FRAME_BYTES: Final = 2**20
+"""Largest HTTP/2 frame: a chunk in a few pieces, not in hundreds."""
+
 KEEPALIVE_SECONDS: Final = 60
 """A site pings an idle connection this often, so that firewalls keep it and a dead peer is noticed."""
 KEEPALIVE_TIMEOUT_SECONDS: Final = 20
@@ -67,8 +70,16 @@ _EXCLUSIVE_PORT: ChannelOptions = (
     ("grpc.so_reuseport", 0),
 )  # else a second daemon shares the port in silence
 
+_BULK: ChannelOptions = (
+    # A stream's receiver announces room for the message that it waits for, and little more: with a window
+    # that grows with the link, two hundred fast sites would fill the server's memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.max_frame_size", FRAME_BYTES),
+)
+
 SERVER_OPTIONS: Final[ChannelOptions] = (
     *_MESSAGE_LIMITS,
+    *_BULK,
     *_KEEPALIVE,
     *_EXCLUSIVE_PORT,
     ("grpc.http2.min_ping_interval_without_data_ms", MINIMUM_PING_SECONDS * 1000),
@@ -87,6 +98,7 @@ ENROLLMENT_SERVER_OPTIONS: Final[ChannelOptions] = (
 
 CHANNEL_OPTIONS: Final[ChannelOptions] = (
     *_MESSAGE_LIMITS,
+    *_BULK,
     *_KEEPALIVE,
     ("grpc.max_reconnect_backoff_ms", RECONNECT_SECONDS * 1000),
 )

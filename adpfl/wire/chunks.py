@@ -269,7 +269,7 @@ def read_chunk(file: BinaryIO, manifest: Manifest, index: int) -> bytes:
     return data
 
 
-def check_chunk(digest: str, data: bytes) -> None:
+def check_chunk(digest: str, data: bytes | memoryview) -> None:
     """Refuse bytes that are not the chunk of that name.
 
     Raises:
@@ -331,7 +331,7 @@ class PartialPayload:
         """Digests still to be received, in payload order."""
         return tuple(self._missing)
 
-    def write(self, digest: str, data: bytes) -> None:
+    def write(self, digest: str, data: bytes | memoryview) -> None:
         """Check one chunk and put it wherever the manifest has it.
 
         Raises:

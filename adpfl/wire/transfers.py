@@ -137,7 +137,8 @@ class Chunk:
     """One whole chunk under its name. Whether the bytes match the name is checked by who stores them."""
 
     digest: str
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
+    """A view where the chunk still lies in the message that brought it."""
 
     def __post_init__(self) -> None:
         limits.check_digest("Chunk.digest", self.digest)
@@ -155,11 +156,13 @@ class Chunk:
 
     def to_fetch(self) -> pb.FetchResponse:
         """The chunk as the server streams it."""
-        return pb.FetchResponse(digest=bytes.fromhex(self.digest), data=self.data)
+        return pb.FetchResponse(digest=bytes.fromhex(self.digest), data=bytes(self.data))
 
     def to_push(self) -> pb.PushRequest:
         """The chunk as a site streams it."""
-        return pb.PushRequest(chunk=pb.PushRequest.Chunk(digest=bytes.fromhex(self.digest), data=self.data))
+        return pb.PushRequest(
+            chunk=pb.PushRequest.Chunk(digest=bytes.fromhex(self.digest), data=bytes(self.data))
+        )
 
 
 @dataclass(frozen=True, slots=True)

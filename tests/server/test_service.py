@@ -138,6 +138,8 @@ def test_a_push_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, re
 
 
 def test_a_fetch_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, monkeypatch):
+    monkeypatch.setattr("adpfl_server.sending.READ_AHEAD", 0)
+    monkeypatch.setattr("adpfl_server.sending.KEPT_BYTES", 0)
     running, caller = small_chunks
     digest = caller.next_task().base_digest
     manifest, _ = caller.fetch(digest)
