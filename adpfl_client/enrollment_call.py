@@ -8,6 +8,7 @@ from adpfl.security.bundle import EnrollmentBundle
 from adpfl.security.identity import load_certificate
 from adpfl.security.tls import ENROLLMENT_CHANNEL_OPTIONS, enrollment_channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc
+from adpfl.wire.limits import shown_text
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
 from adpfl_client.proxy import Route
 
@@ -58,7 +59,7 @@ def ask_for_certificate(
 def _explained(error: grpc.RpcError, bundle: EnrollmentBundle, route: Route) -> IdentityError:
     """Put a failed call into words that say what to do; gRPC reports a TLS failure as text alone."""
     where = f"enrolment at {bundle.enroll_address}"
-    details = " ".join((error.details() or "no details").split())
+    details = shown_text(" ".join((error.details() or "no details").split()))
     through = f"; dialled through the proxy {route.proxy}" if route.proxy else ""
     if error.code() is grpc.StatusCode.PERMISSION_DENIED:
         return IdentityError(

@@ -31,7 +31,7 @@ from adpfl_client.local_site import RUNS_FOLDER
 from adpfl_client.proxy import route_of
 from adpfl_client.running_identity import open_channel
 from adpfl_client.site_record import Clock, SiteRecorder, read_record
-from adpfl_client.state_lock import alone
+from adpfl_client.state_lock import AgentRunningError, alone
 
 LEFT_FILE: Final = "left.json"
 AGENT_SECONDS: Final = 60.0
@@ -102,7 +102,7 @@ def leave_run(config: SiteConfig, run: str, *, reason: str) -> str:
 
     Raises:
         ConfigError: the site has no part in such a run, or the reason is too long.
-        StateError: the run is over here.
+        StateError: the run is over here, or the ledger cannot be used.
         StorageError: the disk refuses.
     """
     folder, record = _part_in(config, run)
@@ -117,7 +117,7 @@ def leave_run(config: SiteConfig, run: str, *, reason: str) -> str:
     try:
         with alone(config.state_dir), open_ledger(config) as ledger:
             settle_leave(ledger, folder, mark, time.time)
-    except StateError:  # an agent is running, or nothing was ever spent
+    except AgentRunningError:
         return _wait_for_agent(folder, run)
     told = _tell_server(config, mark)
     return (

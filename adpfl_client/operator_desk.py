@@ -1,5 +1,6 @@
 """The calls of operators and auditors, over their own mutually authenticated channel."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from adpfl.security.certificates import Role
 from adpfl.security.identity import CallerIdentity
 from adpfl.security.private_files import replace_file
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
+from adpfl.wire.limits import shown_text
 from adpfl.wire.operations import (
     ControlRunRequest,
     ControlRunResponse,
@@ -54,10 +56,15 @@ class Desk:
         self._channel.close()
 
     def status(self, run: str | None) -> list[str]:
-        """One JSON document a run."""
+        """One JSON document a run, in ASCII.
+
+        Raises:
+            StateError: the server refused, or cannot be reached.
+            IntegrityError: it answered something else.
+        """
         asked = GetStatusRequest(run).to_wire()
         answer = self._answered(lambda: self._operations.GetStatus(asked, timeout=CALL_SECONDS))
-        return [document.decode() for document in answer.runs_json]
+        return [_one_line(document) for document in answer.runs_json]
 
     def control(self, run: str, control: RunControl, reason: str) -> str:
         """Pause, resume or cancel; the run's status afterwards."""
@@ -95,10 +102,18 @@ class Desk:
         try:
             return call()
         except grpc.RpcError as error:
-            details = " ".join((error.details() or "no details").split())
+            details = shown_text(" ".join((error.details() or "no details").split()))
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 details = self._route.explained(details)
             raise StateError(f"the server answered {error.code().name}: {details}") from error
+
+
+def _one_line(document: bytes) -> str:
+    """A server's JSON written anew: escaped, it moves no cursor."""
+    try:
+        return json.dumps(json.loads(document))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError("the server's status is not JSON") from error
 
 
 def open_desk(folder: Path) -> Desk:

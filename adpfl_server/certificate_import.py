@@ -5,7 +5,8 @@ a request that still waits, for whom that request names and nobody else, for the
 """
 
 import sqlite3
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
     CLIENT_LIFETIME,
+    OFFLINE_CLOCK_SKEW,
     SERVER_LIFETIME,
     names_of_hosts,
     public_key_of_request,
@@ -35,7 +37,7 @@ from adpfl_server.certificate_table import keep
 from adpfl_server.database import transaction
 from adpfl_server.pki import install_server_certificate, load_authority_certificate
 
-LIFETIME_SLACK: Final = timedelta(days=1)
+LIFETIME_SLACK: Final = OFFLINE_CLOCK_SKEW
 """A certificate may live so much longer than one signed here: the two machines' clocks need not agree."""
 
 
@@ -80,10 +82,10 @@ def _take(
     authority: x509.Certificate,
     now: datetime,
 ) -> Verdict:
-    waiting = {request.request_sha256: request for request in signing_queue.waiting(database)}
-    request = waiting.get(answer.request_sha256)
-    if request is None:
+    waiting = [one for one in signing_queue.waiting(database) if one.request_sha256 == answer.request_sha256]
+    if not waiting:
         return _not_waiting(database, answer)
+    request = _meant(waiting, answer)
     try:
         certificate = _certificate(answer)
         check_answer(certificate, request, authority, now)
@@ -99,13 +101,21 @@ def _take(
 
 def _not_waiting(database: sqlite3.Connection, answer: SignedCertificate) -> Verdict:
     name = f"request {answer.request_sha256[:12]}"
-    match signing_queue.outcome(database, answer.request_sha256):
-        case "signed":
-            return Verdict(name, "was signed and taken before")
-        case "withdrawn":
-            return Verdict(name, "was withdrawn meanwhile: by a newer one, a new token or a revocation")
-        case _:
-            return Verdict(name, "never waited on this server")
+    known = signing_queue.outcomes(database, answer.request_sha256)
+    if "signed" in known:
+        return Verdict(name, "was signed and taken before")
+    if "withdrawn" in known:
+        return Verdict(name, "was withdrawn meanwhile: by a newer one, a new token or a revocation")
+    return Verdict(name, "never waited on this server")
+
+
+def _meant(waiting: Sequence[SigningRequest], answer: SignedCertificate) -> SigningRequest:
+    """Which of the requests for one key a certificate answers: that of whom it names, or else any."""
+    try:
+        found = holder_of(_certificate(answer), what="the certificate")
+    except IdentityError:  # the server's, or one that no request will fit
+        return waiting[0]
+    return next((request for request in waiting if request.holder == found), waiting[0])
 
 
 def _certificate(answer: SignedCertificate) -> x509.Certificate:
@@ -169,9 +179,9 @@ def _keep(
     now: datetime,
 ) -> None:
     """Let a checked certificate work, within a transaction."""
-    if signing_queue.outcome(database, request.request_sha256) != "waiting":
+    if signing_queue.outcome(database, request.request_sha256, request.holder) != "waiting":
         raise IdentityError("the request was settled by somebody else meanwhile")
-    signing_queue.settle(database, request.request_sha256, "signed", now)
+    signing_queue.settle(database, request, "signed", now)
     detail = f"certificate {serial_text(certificate)}, signed offline"
     if request.holder is None:
         install_server_certificate(state_dir, certificate)

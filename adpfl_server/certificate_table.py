@@ -158,7 +158,7 @@ def renew(
         ).fetchone()
         if known is not None:
             return str(known["pem"]).encode()
-        if authority is None and signing_queue.outcome(database, request_sha256) == "waiting":
+        if authority is None and signing_queue.outcome(database, request_sha256, holder) == "waiting":
             return None
         _check_renewals(database, holder, now)
         if authority is None:

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
+    OFFLINE_CLOCK_SKEW,
     CertificateAuthority,
     issue_client_certificate,
     issue_server_certificate,
@@ -89,5 +90,7 @@ def _verified(path: Path, requests: Sequence[SigningRequest]) -> list[str]:
 def _sign(request: SigningRequest, authority: CertificateAuthority, now: datetime) -> x509.Certificate:
     if request.holder is None:
         key = public_key_of_request(request.request_der)
-        return issue_server_certificate(authority, key, request.hosts, now=now)
-    return issue_client_certificate(authority, request.request_der, request.holder, now=now)
+        return issue_server_certificate(authority, key, request.hosts, now=now, clock_skew=OFFLINE_CLOCK_SKEW)
+    return issue_client_certificate(
+        authority, request.request_der, request.holder, now=now, clock_skew=OFFLINE_CLOCK_SKEW
+    )

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
+    OFFLINE_CLOCK_SKEW,
     CertificateAuthority,
     check_can_issue,
     create_authority,
@@ -103,7 +104,7 @@ def make_authority(folder: Path, consortium: str, *, now: datetime) -> x509.Cert
     """
     if folder.exists():
         raise IdentityError(f"{folder}: exists already; an authority is never overwritten")
-    authority = create_authority(consortium, now=now)
+    authority = create_authority(consortium, now=now, clock_skew=OFFLINE_CLOCK_SKEW)
     staging = new_staging_folder(folder)
     save_key(staging / AUTHORITY_KEY, authority.key)
     write_new(staging / AUTHORITY_CERTIFICATE, to_pem(authority.certificate), mode=0o644)

@@ -220,6 +220,32 @@ _ENDED_TOKENS = (
     """,
 )
 
+# Whoever has seen somebody's signing request can send it too, under the own name: it is a request of each,
+# and stands in nobody's way.
+_REQUESTS_BY_SUBJECT = (
+    """
+    CREATE TABLE requests_by_subject (
+        request_sha256 TEXT NOT NULL,
+        role TEXT NOT NULL,
+        name TEXT NOT NULL,
+        hosts_json TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        request BLOB NOT NULL,
+        token_sha256 TEXT,
+        asked_at REAL NOT NULL,
+        settled_at REAL,
+        outcome TEXT CHECK (outcome IN ('signed', 'withdrawn')),
+        PRIMARY KEY (request_sha256, role, name),
+        CHECK ((settled_at IS NULL) = (outcome IS NULL))
+    ) STRICT
+    """,
+    "INSERT INTO requests_by_subject SELECT * FROM signing_requests ORDER BY rowid",
+    "DROP TABLE signing_requests",
+    "ALTER TABLE requests_by_subject RENAME TO signing_requests",
+    "CREATE INDEX signing_requests_by_holder ON signing_requests (role, name)",
+    "CREATE INDEX signing_requests_by_token ON signing_requests (token_sha256)",
+)
+
 VERSIONS: Final = (
     _VERSION_1,
     _VERSION_2,
@@ -228,6 +254,7 @@ VERSIONS: Final = (
     _VERSION_5,
     _SIGNING_REQUESTS,
     _ENDED_TOKENS,
+    _REQUESTS_BY_SUBJECT,
 )
 """What each schema version adds to the one before."""
 SCHEMA_VERSION: Final = len(VERSIONS)

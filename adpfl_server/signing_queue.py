@@ -1,7 +1,8 @@
 """Requests that wait for an authority whose key is not on this machine: the database's table of them.
 
-A request is named by the SHA-256 of its bytes. It waits until its certificate is imported, or until it is
-withdrawn: by a newer one of the same holder, or because the holder was revoked or given a new token.
+A request is named by the SHA-256 of its bytes and by whom its certificate would name. It waits until its
+certificate is imported, or until it is withdrawn: by a newer one of the same holder, or because the holder
+was revoked or given a new token.
 """
 
 import json
@@ -68,14 +69,11 @@ def wait(
         token_sha256: the token that paid for it.
 
     Raises:
-        IdentityError: the request is known under another name, or was signed before.
+        IdentityError: the subject's request was signed before.
     """
     withdraw(database, holder, now=now, purpose=purpose)
     digest = sha256_hex(request)
-    known = database.execute(
-        "SELECT role, name, outcome FROM signing_requests WHERE request_sha256 = ?", (digest,)
-    ).fetchone()
-    if known is not None and tuple(known) != (*_subject(holder), "withdrawn"):
+    if outcome(database, digest, holder) == "signed":
         raise IdentityError(f"signing request {digest[:12]} is known already; make another key")
     database.execute(
         "INSERT OR REPLACE INTO signing_requests (request_sha256, role, name, hosts_json, purpose, request, "
@@ -117,13 +115,29 @@ def wait_for_server_certificate(
         )
 
 
-def outcome(database: sqlite3.Connection, request_sha256: str) -> str | None:
-    """`waiting`, `signed` or `withdrawn`; None for a request that never waited."""
+def outcome(database: sqlite3.Connection, request_sha256: str, holder: Holder | None) -> str | None:
+    """`waiting`, `signed` or `withdrawn`; None for a request that never waited.
+
+    Args:
+        database: the server's.
+        request_sha256: which request.
+        holder: whose; None for the server's.
+    """
     row = database.execute(
-        "SELECT coalesce(outcome, 'waiting') FROM signing_requests WHERE request_sha256 = ?",
-        (request_sha256,),
+        "SELECT coalesce(outcome, 'waiting') FROM signing_requests "
+        "WHERE request_sha256 = ? AND role = ? AND name = ?",
+        (request_sha256, *_subject(holder)),
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def outcomes(database: sqlite3.Connection, request_sha256: str) -> set[str]:
+    """What became of a request under any name: of `waiting`, `signed` and `withdrawn` those that apply."""
+    rows = database.execute(
+        "SELECT coalesce(outcome, 'waiting') FROM signing_requests WHERE request_sha256 = ?",
+        (request_sha256,),
+    )
+    return {str(row[0]) for row in rows}
 
 
 def stands(database: sqlite3.Connection, token_sha256: str) -> bool:
@@ -152,11 +166,12 @@ def waiting(database: sqlite3.Connection) -> list[SigningRequest]:
     return [_request(row) for row in rows]
 
 
-def settle(database: sqlite3.Connection, request_sha256: str, result: str, now: datetime) -> None:
+def settle(database: sqlite3.Connection, request: SigningRequest, result: str, now: datetime) -> None:
     """End a request's waiting, within a transaction."""
     database.execute(
-        "UPDATE signing_requests SET settled_at = ?, outcome = ? WHERE request_sha256 = ?",
-        (now.timestamp(), result, request_sha256),
+        "UPDATE signing_requests SET settled_at = ?, outcome = ? "
+        "WHERE request_sha256 = ? AND role = ? AND name = ?",
+        (now.timestamp(), result, request.request_sha256, *_subject(request.holder)),
     )
 
 

@@ -29,6 +29,9 @@ CLOCK_SKEW = timedelta(minutes=5)
 """Certificates are valid from this much before their making: a site's clock may be a little behind the
 server's."""
 
+OFFLINE_CLOCK_SKEW = timedelta(days=1)
+"""The same for what is signed where no network sets the clock: it may be so far ahead of the server's."""
+
 URI_PREFIX = "urn:adpfl:"
 MAX_REQUEST_BYTES = 8 * 1024
 MAX_CONSORTIUM_CHARACTERS = 64
@@ -95,7 +98,11 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def create_authority(
-    consortium: str, *, now: datetime, lifetime: timedelta = AUTHORITY_LIFETIME
+    consortium: str,
+    *,
+    now: datetime,
+    lifetime: timedelta = AUTHORITY_LIFETIME,
+    clock_skew: timedelta = CLOCK_SKEW,
 ) -> CertificateAuthority:
     """Make a self-signed authority that may sign leaf certificates and nothing else.
 
@@ -103,6 +110,7 @@ def create_authority(
         consortium: the name that stands in every certificate, 1 to 64 printable characters.
         now: aware time of making.
         lifetime: how long the authority is valid.
+        clock_skew: how long before `now` it is valid already.
 
     Raises:
         IdentityError: the consortium's name breaks its rule.
@@ -121,7 +129,8 @@ def create_authority(
             x509.NameAttribute(NameOID.COMMON_NAME, "adpfl certificate authority"),
         ]
     )
-    builder = _builder(name, name, key.public_key(), now=now, not_after=now + lifetime)
+    dates = (now - clock_skew, now + lifetime)
+    builder = _builder(name, name, key.public_key(), dates)
     certificate = (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
@@ -167,6 +176,7 @@ def issue_server_certificate(
     *,
     now: datetime,
     lifetime: timedelta = SERVER_LIFETIME,
+    clock_skew: timedelta = CLOCK_SKEW,
 ) -> x509.Certificate:
     """Sign the server's certificate for exactly the names and addresses that sites dial.
 
@@ -176,6 +186,7 @@ def issue_server_certificate(
         hosts: DNS names and IP addresses, at least one; nothing is added (not even localhost).
         now: aware time of signing.
         lifetime: cut short where the authority itself ends earlier.
+        clock_skew: how long before `now` it is valid already.
 
     Raises:
         IdentityError: no host or too many, or one that is neither a DNS name nor an IP address.
@@ -187,8 +198,7 @@ def issue_server_certificate(
         common_name="adpfl server",
         names=names,
         purpose=ExtendedKeyUsageOID.SERVER_AUTH,
-        now=now,
-        lifetime=lifetime,
+        dates=(now - clock_skew, now + lifetime),
     )
 
 
@@ -208,6 +218,7 @@ def issue_client_certificate(
     *,
     now: datetime,
     lifetime: timedelta = CLIENT_LIFETIME,
+    clock_skew: timedelta = CLOCK_SKEW,
 ) -> x509.Certificate:
     """Sign a caller's certificate for the public key of a signing request.
 
@@ -219,6 +230,7 @@ def issue_client_certificate(
         holder: whom the certificate will name.
         now: aware time of signing.
         lifetime: cut short where the authority itself ends earlier.
+        clock_skew: how long before `now` it is valid already.
 
     Raises:
         IdentityError: the request is too large, malformed, of another kind of key, or not signed by its own
@@ -230,8 +242,7 @@ def issue_client_certificate(
         common_name=holder.name,
         names=[x509.UniformResourceIdentifier(holder.uri)],
         purpose=ExtendedKeyUsageOID.CLIENT_AUTH,
-        now=now,
-        lifetime=lifetime,
+        dates=(now - clock_skew, now + lifetime),
     )
 
 
@@ -277,18 +288,17 @@ def _issue_leaf(
     common_name: str,
     names: Sequence[x509.GeneralName],
     purpose: x509.ObjectIdentifier,
-    now: datetime,
-    lifetime: timedelta,
+    dates: tuple[datetime, datetime],
 ) -> x509.Certificate:
     issuer = authority.certificate
     organization = issuer.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     subject = x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    not_after = min(now + lifetime, issuer.not_valid_after_utc)
+    not_before, not_after = dates[0], min(dates[1], issuer.not_valid_after_utc)
     authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
         issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     )
     return (
-        _builder(subject, issuer.subject, public_key, now=now, not_after=not_after)
+        _builder(subject, issuer.subject, public_key, (not_before, not_after))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -303,9 +313,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
-    *,
-    now: datetime,
-    not_after: datetime,
+    dates: tuple[datetime, datetime],
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -313,8 +321,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(not_after)
+        .not_valid_before(dates[0])
+        .not_valid_after(dates[1])
     )
 
 

@@ -109,8 +109,9 @@ class RequestFile(FrozenModel):
 
     @model_validator(mode="after")
     def _check_once(self) -> Self:
-        if len({request.request_sha256 for request in self.requests}) != len(self.requests):
-            raise ValueError("a request stands twice; each may stand once")
+        subjects = {(request.request_sha256, request.role, request.name) for request in self.requests}
+        if len(subjects) != len(self.requests):
+            raise ValueError("a request stands twice; each may stand once for each whom it would name")
         return self
 
 

@@ -52,6 +52,18 @@ def leave_at_step(monkeypatch, config, step):
     monkeypatch.setattr(round_work, "reach", reach)
 
 
+def stop_in_the_first_round(open_agent, config, monkeypatch):
+    stopping = threading.Event()
+
+    def stop(name):
+        if name == "client.stepping":
+            stopping.set()
+
+    monkeypatch.setattr(round_work, "reach", stop)
+    with open_agent(config, stopping) as agent, pytest.raises(agent_module.StopRequestedError):
+        agent.work(until_finished=True)
+
+
 def alone_elsewhere(config):
     """An agent holds the folder's lock while it runs."""
     return alone(config.state_dir)
@@ -103,15 +115,7 @@ def test_without_an_agent_the_command_settles_and_tells(
     open_agent, make_config, make_plan, serve, monkeypatch
 ):
     service, config = serve(make_plan(rounds=2)), make_config()
-    stopping = threading.Event()
-
-    def stop(name):
-        if name == "client.stepping":
-            stopping.set()
-
-    monkeypatch.setattr(round_work, "reach", stop)
-    with open_agent(config, stopping) as agent, pytest.raises(agent_module.StopRequestedError):
-        agent.work(until_finished=True)
+    stop_in_the_first_round(open_agent, config, monkeypatch)
     assert rows(config) == [(1, 1, "reserved")]
     sent = []
     monkeypatch.setattr(leaving, "_tell_server", lambda _config, mark: sent.append(mark.reason) or False)
@@ -122,6 +126,22 @@ def test_without_an_agent_the_command_settles_and_tells(
     with open_agent(config) as agent:  # tells what the command could not
         agent.work(until_finished=True)
     assert told(service) == ["budget"]
+
+
+def test_a_ledger_that_cannot_be_used_is_not_put_down_to_a_running_agent(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    serve(make_plan(rounds=2))
+    config = make_config()
+    stop_in_the_first_round(open_agent, config, monkeypatch)
+
+    def newer(_config):
+        raise StateError("ledger: has schema version 99")
+
+    monkeypatch.setattr(leaving, "open_ledger", newer)
+    with pytest.raises(StateError, match="schema version 99"):
+        leave_run(config, RUN, reason="")
+    assert read_leave(folder(config)) is not None  # the agent tells the server when it starts
 
 
 def test_what_is_sealed_is_paid_for_and_sent_by_a_site_that_comes_back(

@@ -18,7 +18,7 @@ from adpfl.security.certificates import (
     serial_text,
     to_pem,
 )
-from adpfl.security.identity import load_certificate
+from adpfl.security.identity import holder_of, load_certificate
 from adpfl.security.signing_files import (
     CertificateFile,
     RequestFile,
@@ -243,6 +243,28 @@ def test_a_certificate_that_is_not_the_answer_is_refused_by_name(server, case):
     assert all(verdict.refusal == "" for verdict in server.take(server.carry())), (
         "the right one is still welcome"
     )
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(hours=23)])
+def test_a_clock_at_the_authority_may_be_ahead(server, ahead):
+    verdicts = server.take(server.carry(now=NOW + ahead))
+    assert [verdict.refusal for verdict in verdicts] == ["", ""]
+    assert load_server_identity(server.state_dir, now=NOW).certificate.not_valid_before_utc < NOW
+    assert load_certificate(server.ask(), what="answer").not_valid_before_utc < NOW
+
+
+def test_of_two_who_sent_one_request_each_gets_the_certificate_that_names_it(server):
+    thief = Holder("site", "hospital2")
+    token = issue_token(server.database, thief, now=NOW).token
+    asked = {"holder": thief, "token": token, "request": server.request, "now": NOW}
+    assert redeem(server.database, None, **asked) is None
+    assert [verdict.refusal for verdict in server.take(server.carry())] == ["", "", ""]
+    assert holder_of(load_certificate(server.ask(), what="answer"), what="answer") == HOSPITAL1
+    theirs = load_certificate(redeem(server.database, None, **asked), what="answer")
+    assert holder_of(theirs, what="answer") == thief  # for a key that it does not have
+    assert [verdict.refusal for verdict in server.take(server.state_dir.parent / "back.json")] == [
+        "was signed and taken before"
+    ] * 3
 
 
 def test_one_bad_certificate_does_not_hold_up_the_others(server):

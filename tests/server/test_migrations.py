@@ -30,11 +30,13 @@ import os, signal, sqlite3, sys
 from pathlib import Path
 from adpfl_server import database
 
+WRITES = ("BEGIN", "CREATE", "ALTER", "INSERT", "UPDATE", "DROP", "PRAGMA user_version=", "COMMIT")
+
 class Mortal(sqlite3.Connection):
     left = int(sys.argv[2])
 
     def execute(self, *arguments):
-        if arguments[0].lstrip().startswith(("BEGIN", "CREATE", "ALTER", "PRAGMA user_version=", "COMMIT")):
+        if arguments[0].lstrip().startswith(WRITES):
             if Mortal.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             Mortal.left -= 1

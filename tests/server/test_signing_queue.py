@@ -117,7 +117,7 @@ def test_a_new_token_withdraws_what_waited(database, issue, ask):
     ask(token, request)
     issue(now=NOW + timedelta(seconds=1))
     assert waiting(database) == []
-    assert signing_queue.outcome(database, sha256_hex(request)) == "withdrawn"
+    assert signing_queue.outcome(database, sha256_hex(request), HOSPITAL1) == "withdrawn"
     with pytest.raises(IdentityError, match="token ended at"):
         ask(token, request, now=NOW + timedelta(seconds=2))
     assert kinds(database)[-2:] == ["request_withdrawn", "token_issued"]
@@ -132,14 +132,15 @@ def test_a_revocation_withdraws_what_waits(database, issue, ask, authority):
         ask(token, request)
 
 
-def test_one_request_is_not_two_holders(database, issue, ask):
-    request = new_request()
-    ask(issue(), request)
-    token = issue(OPERATOR1)
-    with pytest.raises(IdentityError, match="known already"):
-        ask(token, request, holder=OPERATOR1)
+def test_who_sends_anothers_request_first_stands_in_nobodys_way(database, issue, ask):
+    request, thief = new_request(), Holder("site", "hospital2")
+    token, stolen = issue(), issue(thief)
+    assert ask(stolen, request, holder=thief) is None
+    assert ask(token, request) is None
+    assert waiting(database) == [("site hospital2", request), ("site hospital1", request)]
+    revoke(database, thief, now=NOW)
     assert waiting(database) == [("site hospital1", request)]
-    assert ask(token, new_request(), holder=OPERATOR1) is None  # the attempt has not spent the token
+    assert ask(token, request) is None
 
 
 def test_an_authority_that_comes_back_signs_what_waits(database, issue, ask, authority):
