@@ -99,6 +99,16 @@ def collect(
         os.close(descriptor)
 
 
+def drop_unnamed(connection: sqlite3.Connection, blobs: BlobFolder, manifest: Manifest) -> None:
+    """Let go of an object's chunks that no stored object names.
+
+    Raises:
+        OSError: the disk refuses; the next start sweeps what is left over.
+    """
+    for digest in manifest.indices_of.keys() - chunks_in_use(connection):
+        blobs.drop(digest)
+
+
 def chunks_in_use(connection: sqlite3.Connection) -> set[str]:
     """Digests of all chunks that a stored object names."""
     rows = connection.execute("SELECT manifest_json FROM objects")

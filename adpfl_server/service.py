@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
+
 from adpfl.errors import IntegrityError, ProtocolError
 from adpfl.federated.aggregation import is_finite
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
@@ -51,12 +53,15 @@ from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
+from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import CommitRow
 
 POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""
 CHUNKS_PER_CHECK = 16
 """A stream outlives the check at its start: after so many chunks, the certificate is looked up again."""
+
+_log = structlog.get_logger()
 
 
 class FederationService(rpc.FederationServicer):
@@ -165,19 +170,24 @@ class FederationService(rpc.FederationServicer):
             return PushResponse(()).to_wire()
         missing = dict.fromkeys(await self._runner.in_files(self._runner.store.missing, manifest))
         received = 0
-        async for message in request_iterator:
-            received += 1
-            if received % CHUNKS_PER_CHECK == 0:
-                await check_caller()
-            part = push_part_from_wire(message)
-            if isinstance(part, PushHeader):
-                raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
-            if part.digest not in missing:
-                raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
-            self._runner.book.tally.transferred(site, "received", len(part.data))
-            await self._runner.in_files(self._keep, manifest, part)
-            del missing[part.digest]
-            self._runner.heard(site)
+        storing: asyncio.Future[None] | None = None
+        try:
+            async for message in request_iterator:
+                received += 1
+                if received % CHUNKS_PER_CHECK == 0:
+                    await check_caller()
+                part = push_part_from_wire(message)
+                if isinstance(part, PushHeader):
+                    raise ProtocolError("PushRequest.header stands twice; only the first message may be one")
+                if part.digest not in missing:
+                    raise ProtocolError(f"chunk {part.digest[:12]} was not asked for")
+                self._runner.book.tally.transferred(site, "received", len(part.data))
+                storing = asyncio.ensure_future(self._runner.in_files(self._keep, manifest, part))
+                await asyncio.shield(storing)
+                del missing[part.digest]
+                self._runner.heard(site)
+        finally:
+            self._runner.spawn(self._end_push(site, header, manifest, storing))
         await check_caller()
         return PushResponse(tuple(missing)[: limits.DIGESTS_PER_REQUEST]).to_wire()
 
@@ -235,6 +245,17 @@ class FederationService(rpc.FederationServicer):
     def _find_model(self, run: str, digest: str) -> Manifest | None:
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
+
+    async def _end_push(
+        self, site: str, header: PushHeader, manifest: Manifest, storing: asyncio.Future[None] | None
+    ) -> None:
+        """When the last chunk is stored, whoever hung up: let go of what came for an update that is past."""
+        if storing is not None:
+            await asyncio.wait([storing])
+        try:
+            await self._runner.in_database(self._intake.end_push, site, header.run, header.round, manifest)
+        except STORAGE_ERRORS as error:
+            _log.error("past chunks cannot be let go now", run=header.run, reason=storage_reason(error))
 
     def _keep(self, manifest: Manifest, chunk: Chunk) -> None:
         """Check one pushed chunk whole, then store it."""
