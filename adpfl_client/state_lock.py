@@ -12,12 +12,16 @@ LOCK_FILE = "agent.lock"
 """Held while an agent runs; the system lets go of it when the process ends, however it ends."""
 
 
+class AgentRunningError(StateError):
+    """Another agent holds the state folder."""
+
+
 @contextmanager
 def alone(state_dir: Path) -> Iterator[None]:
     """Hold the state folder for this process: two agents would spend one reservation twice.
 
     Raises:
-        StateError: another agent holds it.
+        AgentRunningError: another agent holds it.
         StorageError: the folder cannot be made or written.
     """
     with storing("the state folder"):
@@ -26,5 +30,5 @@ def alone(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StateError(f"{state_dir}: another agent of this site is running on it") from error
+            raise AgentRunningError(f"{state_dir}: another agent of this site is running on it") from error
         yield
