@@ -137,4 +137,16 @@ def _forget_objects(connection: sqlite3.Connection, keep_models: int) -> set[str
 
 
 def _open_lock(state_dir: Path) -> int:
-    return os.open(state_dir / READING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path, flags = state_dir / READING_LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            try:
+                descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                continue  # another process has just made it
+        if os.geteuid() == 0:  # a command run by root: the daemon must be able to use what it made
+            owner = state_dir.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        return descriptor

@@ -26,7 +26,13 @@ from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl_server.audit_log import record
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.collection import chunks_in_use, collect, drop_unnamed
-from adpfl_server.database import open_database, open_read_only, require_sound, transaction
+from adpfl_server.database import (
+    discard_half_copies,
+    open_database,
+    open_read_only,
+    require_sound,
+    transaction,
+)
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.storage import BLOBS_FOLDER
 from adpfl_server.timeline_rows import insert_timeline, read_timeline
@@ -255,6 +261,7 @@ class Store:
             OSError, sqlite3.Error: the disk refuses.
         """
         self.check()
+        discard_half_copies(self.state_dir / DATABASE_FILE)
         self.collect(keep_models)
         self.sweep()
 

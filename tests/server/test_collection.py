@@ -7,7 +7,7 @@ from contextlib import suppress
 import grpc
 import pytest
 
-from adpfl.errors import ConfigError
+from adpfl.errors import ConfigError, StateError
 from adpfl.federated.run_events import RunCancelled
 from adpfl.wire import transfers
 from adpfl.wire.messages import TaskKind
@@ -160,3 +160,22 @@ def test_a_crash_between_rows_and_chunks_is_cleared_at_the_next_start(consortium
 def test_the_lock_is_of_the_state_folder(tmp_path):
     with reading(tmp_path):
         assert (tmp_path / collection.READING_LOCK).exists()
+
+
+def test_a_lock_that_root_makes_is_the_folders_owners(tmp_path, monkeypatch):
+    given = []
+    owner = tmp_path.stat()
+    monkeypatch.setattr(collection.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(collection.os, "fchown", lambda _, *ids: given.append(ids))
+    for _ in range(2):
+        with reading(tmp_path):
+            pass
+    assert given == [(owner.st_uid, owner.st_gid)]  # once: what stands there already is left alone
+
+
+def test_a_lock_that_points_elsewhere_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "reading.lock").symlink_to(elsewhere)
+    with pytest.raises(StateError, match="cannot be locked"), reading(tmp_path):
+        pass
+    assert not elsewhere.exists()

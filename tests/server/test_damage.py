@@ -1,6 +1,7 @@
 """A byte that the disk has changed: noticed by its digest, said by name, never added up, mended."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -8,9 +9,10 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from adpfl.errors import StateError
+from adpfl.errors import IntegrityError, StateError
 from adpfl.wire.messages import SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome
+from adpfl.wire.safetensors_file import METADATA_KEY
 from adpfl_server import health, housekeeping, runner
 from adpfl_server.cli import app
 from adpfl_server.export import Choice, Kind, export_model
@@ -252,6 +254,17 @@ def test_damage_is_found_at_the_start_and_no_round_opens(consortium, callers):
     eventually(lambda: state(consortium).damage, "the damage to be noticed")
     blob(consortium, manifest.chunk_digests[0]).write_bytes(whole)  # as from a backup
     eventually(lambda: not state(consortium).damage, "the run to go on")
+
+
+@pytest.mark.parametrize("size", ["many", None, 65536.5, True, 65537, 10**9])
+def test_a_copy_of_an_odd_chunk_size_is_refused_in_one_line(consortium, tmp_path, size):
+    consortium.start(consortium.plan())
+    consortium.running[0].stop()
+    copy = tmp_path / "copy.safetensors"
+    described = {METADATA_KEY: json.dumps({"chunk_size": size})}
+    consortium.write_safetensors(copy, consortium.weights(1), described)
+    with pytest.raises(IntegrityError, match=r"copy\.safetensors: .*chunk_size is"):
+        verify_store(consortium.running[0].config, (copy,))
 
 
 def test_a_damaged_model_of_a_finished_run_is_said_until_it_is_whole(consortium, quick):
