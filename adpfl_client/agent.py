@@ -190,12 +190,16 @@ class Agent:
         if not self._ledger_is_newest:
             self._check_ledger(answer.newest_receipt)
         for offer in answer.runs:
-            if self._has_left(offer.run, over=offer.status not in OPEN_STATUSES):
-                continue
-            if offer.run in self._stood_aside and offer.status in OPEN_STATUSES:
-                self._tell_refusal(offer.run)  # a server restored from a backup has forgotten it
-            elif offer.run not in self._runs and offer.run not in self._outcomes:
-                self._guarded(offer.run, partial(self._open, offer))
+            self._guarded(offer.run, partial(self._consider, offer))
+
+    def _consider(self, offer: RunOffer) -> None:
+        """Begin an offered run, unless it has ended here, or the site has left or refused it."""
+        if self._has_left(offer.run, over=offer.status not in OPEN_STATUSES):
+            return
+        if offer.run in self._stood_aside and offer.status in OPEN_STATUSES:
+            self._tell_refusal(offer.run)  # a server restored from a backup has forgotten it
+        elif offer.run not in self._runs and offer.run not in self._outcomes:
+            self._open(offer)
 
     def _has_left(self, name: str, *, over: bool = False) -> bool:
         """Whether the site has left a run; ends its part here, and tells the server of a run that goes on.
@@ -218,7 +222,7 @@ class Agent:
                 log.warning("the server does not take the leave", run=name, reason=str(error))
         if known is None or known.status != "left":
             self._outcomes[name] = RunOutcome(name, "left", mark.summary)
-            log.info("run left", run=name, reason=mark.reason)
+            log.info("run left", run=name, reason=limits.shown_text(mark.reason))
         return True
 
     def _check_ledger(self, from_server: SignedReceipt | None) -> None:

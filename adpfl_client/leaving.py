@@ -16,11 +16,11 @@ import grpc
 from pydantic import StringConstraints
 
 from adpfl.config import FrozenModel, Name, parse
-from adpfl.errors import ConfigError, IntegrityError, StateError
+from adpfl.errors import ConfigError, IntegrityError, ProtocolError, StateError
 from adpfl.federated.records import SiteRunRecord
 from adpfl.security.private_files import sync_folder
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
-from adpfl.wire.limits import TEXT_BYTES
+from adpfl.wire.limits import TEXT_BYTES, check_text, shown_text
 from adpfl.wire.messages import HeartbeatRequest, SiteActivity
 from adpfl_client.config import SiteConfig
 from adpfl_client.durable import storing, write_bytes
@@ -53,11 +53,11 @@ class Leave(FrozenModel):
     @property
     def summary(self) -> str:
         """For records and outcomes."""
-        return f"left: {self.reason}" if self.reason else "left by the site"
+        return f"left: {shown_text(self.reason)}" if self.reason else "left by the site"
 
     def request(self) -> HeartbeatRequest:
         """What the server is told."""
-        return HeartbeatRequest(self.run, 0, SiteActivity.LEFT, detail=self.reason)
+        return HeartbeatRequest(self.run, 0, SiteActivity.LEFT, detail=shown_text(self.reason))
 
 
 def read_leave(folder: Path) -> Leave | None:
@@ -101,7 +101,8 @@ def leave_run(config: SiteConfig, run: str, *, reason: str) -> str:
     """End this site's part in a run; returns one line that says how far that has come.
 
     Raises:
-        ConfigError: the site has no part in such a run, or the reason is too long.
+        ConfigError: the site has no part in such a run, or the reason is too long or not one line of shown
+            characters.
         StateError: the run is over here, or the ledger cannot be used.
         StorageError: the disk refuses.
     """
@@ -110,8 +111,7 @@ def leave_run(config: SiteConfig, run: str, *, reason: str) -> str:
         raise StateError(f"run {run} is finished; there is nothing to leave")
     mark = read_leave(folder)
     if mark is None:
-        document = {"run": run, "at_unix_seconds": time.time(), "reason": reason}
-        mark = parse(document, Leave, source="--reason")
+        mark = _new_mark(run, reason)
         with storing(_ROLE):
             write_bytes(folder / LEFT_FILE, (mark.model_dump_json(indent=1) + "\n").encode())
     try:
@@ -123,6 +123,15 @@ def leave_run(config: SiteConfig, run: str, *, reason: str) -> str:
     return (
         f"left {run}" if told else f"left {run}; no answer from the server, so the agent tells it next time"
     )
+
+
+def _new_mark(run: str, reason: str) -> Leave:
+    try:
+        check_text("--reason", reason)
+    except ProtocolError as error:
+        raise ConfigError(str(error)) from error
+    document = {"run": run, "at_unix_seconds": time.time(), "reason": reason}
+    return parse(document, Leave, source="--reason")
 
 
 def come_back(config: SiteConfig, run: str) -> str:

@@ -99,6 +99,16 @@ def collect(
         os.close(descriptor)
 
 
+def drop_unnamed(connection: sqlite3.Connection, blobs: BlobFolder, manifest: Manifest) -> None:
+    """Let go of an object's chunks that no stored object names.
+
+    Raises:
+        OSError: the disk refuses; the next start sweeps what is left over.
+    """
+    for digest in manifest.indices_of.keys() - chunks_in_use(connection):
+        blobs.drop(digest)
+
+
 def chunks_in_use(connection: sqlite3.Connection) -> set[str]:
     """Digests of all chunks that a stored object names."""
     rows = connection.execute("SELECT manifest_json FROM objects")
@@ -127,4 +137,16 @@ def _forget_objects(connection: sqlite3.Connection, keep_models: int) -> set[str
 
 
 def _open_lock(state_dir: Path) -> int:
-    return os.open(state_dir / READING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path, flags = state_dir / READING_LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            try:
+                descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                continue  # another process has just made it
+        if os.geteuid() == 0:  # a command run by root: the daemon must be able to use what it made
+            owner = state_dir.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        return descriptor

@@ -57,7 +57,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     """Open a database that exists, to read and never to write: for a full or read-only disk too.
 
     Raises:
-        StateError: it is absent, no database, damaged, or of another schema version.
+        StateError: it is absent, no database, damaged, of another schema version, or holds newer rows that
+            this user cannot read.
     """
     with _told_as_state_error(path):
         if not path.is_file():
@@ -67,8 +68,9 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             found = _version(connection)
         except sqlite3.OperationalError:
             # SQLite shares a file beside the database with writers. Where it can be neither opened nor made,
-            # nobody writes.
+            # nobody writes; but what a writer left there is not in the database yet.
             connection.close()
+            _require_no_leftovers(path)
             connection = _connect(path, "mode=ro&immutable=1")
             found = _version(connection)
         try:
@@ -133,6 +135,15 @@ def _require_no_history(path: Path) -> None:
         raise StateError(f"{path}: {state}, but {trace} is of an earlier server; {RESTORE}")
 
 
+def _require_no_leftovers(path: Path) -> None:
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size > 0:
+        raise StateError(
+            f"{path}: newer rows stand in {log.name}, which this user cannot read or this disk not serve; "
+            "run the command as the server's user"
+        )
+
+
 def _require_known(path: Path, version: int, *, least: int = 0) -> None:
     if version < least:
         raise StateError(
@@ -147,6 +158,16 @@ def _require_known(path: Path, version: int, *, least: int = 0) -> None:
 
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def discard_half_copies(path: Path) -> None:
+    """Remove what a crash left of copies that were being made before a change of schema.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for leftover in path.parent.glob(f".{path.name}.version-*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _copy(connection: sqlite3.Connection, target: Path, version: int) -> None:

@@ -70,7 +70,7 @@ class Housekeeping:
         )
 
     async def examine(self, run: str, *, updates: bool) -> None:
-        """Read what a run needs now, and tell the coordinator what is damaged or whole again.
+        """Read what a run needs now, or publishes, and tell the coordinator what is damaged or whole again.
 
         Args:
             run: its name.
@@ -80,7 +80,7 @@ class Housekeeping:
             OSError, sqlite3.Error: the disk refuses.
         """
         state = self._runner.states[run]
-        if state.over:
+        if not state.needs_storage:
             return
         await self._examine_models(run, state)
         if updates and state.open_round is not None:
@@ -173,8 +173,10 @@ def damaged_chunks(blobs: BlobFolder, manifest: Manifest) -> frozenset[str]:
 
 
 def _needed(state: RunState) -> list[tuple[str, str]]:
-    """The objects that a run cannot go on without, with what they are."""
+    """The objects that a run cannot go on without, or publishes when it is finished, with what they are."""
     number = state.rounds_closed
+    if state.over:
+        return [(state.published_digest, f"the model of the finished run, of round {number}")]
     needed = [(state.model_digest, f"the model of round {number}")]
     if state.averaged_digest is not None:
         needed.append((state.averaged_digest, f"the average of the models up to round {number}"))

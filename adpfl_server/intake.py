@@ -150,6 +150,14 @@ class Intake:
             )
         return manifest
 
+    def end_push(self, site: str, run: str, round_number: int, manifest: Manifest) -> None:
+        """Let go of what a push stored after its announced update was collected: nothing else would.
+
+        To be called once nothing of the push is being stored any more.
+        """
+        if self._store.offered(run, round_number, site, manifest.digest) is None:
+            self._store.drop_unnamed(manifest)
+
     def to_measure(self, site: str, request: CommitUpdateRequest) -> Manifest | None:
         """The update whose norm `commit` must be told; None where the norm decides nothing."""
         state = self._book.states[request.run]

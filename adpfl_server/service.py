@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import structlog
 
 from adpfl.errors import ProtocolError
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
@@ -53,6 +54,7 @@ from adpfl_server.receiving import Reception
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
 from adpfl_server.sending import Outbox
+from adpfl_server.storage import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import CommitRow
 from adpfl_server.turns import Turns
 
@@ -60,6 +62,8 @@ POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""
 CHUNKS_PER_CHECK = 16
 """A stream outlives the check at its start: after so many chunks, the certificate is looked up again."""
+
+_log = structlog.get_logger()
 
 
 class FederationService(rpc.FederationServicer):
@@ -187,8 +191,11 @@ class FederationService(rpc.FederationServicer):
             self._runner.book.tally.transferred(site, "received", size)
             self._runner.heard(site)
 
-        async with Reception(self._runner, self._turns, manifest, missing) as reception:
-            await reception.take_in(request_iterator, arrived)
+        try:
+            async with Reception(self._runner, self._turns, manifest, missing) as reception:
+                await reception.take_in(request_iterator, arrived)
+        finally:  # whoever hung up: what was stored meanwhile may be of an update that is past
+            self._runner.spawn(self._end_push(site, header, manifest))
         await check_caller()
         return PushResponse(reception.missing[: limits.DIGESTS_PER_REQUEST]).to_wire()
 
@@ -243,6 +250,13 @@ class FederationService(rpc.FederationServicer):
     def _find_model(self, run: str, digest: str) -> Manifest | None:
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
+
+    async def _end_push(self, site: str, header: PushHeader, manifest: Manifest) -> None:
+        """Let go of what came for an update that is past."""
+        try:
+            await self._runner.in_database(self._intake.end_push, site, header.run, header.round, manifest)
+        except STORAGE_ERRORS as error:
+            _log.error("past chunks cannot be let go now", run=header.run, reason=storage_reason(error))
 
 
 def add_to_server(service: FederationService, server: Any) -> None:

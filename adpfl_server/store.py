@@ -25,8 +25,14 @@ from adpfl.wire.chunks import Manifest
 from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl_server.audit_log import record
 from adpfl_server.blobs import BlobFolder
-from adpfl_server.collection import chunks_in_use, collect
-from adpfl_server.database import open_database, open_read_only, require_sound, transaction
+from adpfl_server.collection import chunks_in_use, collect, drop_unnamed
+from adpfl_server.database import (
+    discard_half_copies,
+    open_database,
+    open_read_only,
+    require_sound,
+    transaction,
+)
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.storage import BLOBS_FOLDER
 from adpfl_server.timeline_rows import insert_timeline, read_timeline
@@ -231,6 +237,10 @@ class Store:
         states = {run: self.state(run) for run in [row["run"] for row in rows]}
         return collect(self.state_dir, self.connection, self.blobs, states, keep_models=keep_models)
 
+    def drop_unnamed(self, manifest: Manifest) -> None:
+        """Let go of chunks of an object that was itself let go: `adpfl_server.collection.drop_unnamed`."""
+        drop_unnamed(self.connection, self.blobs, manifest)
+
     def check(self) -> None:
         """Read the whole database.
 
@@ -251,6 +261,7 @@ class Store:
             OSError, sqlite3.Error: the disk refuses.
         """
         self.check()
+        discard_half_copies(self.state_dir / DATABASE_FILE)
         self.collect(keep_models)
         self.sweep()
 

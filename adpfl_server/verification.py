@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from adpfl.errors import StateError
+from adpfl.errors import IntegrityError, ProtocolError, StateError
 from adpfl.wire.chunks import DEFAULT_CHUNK_SIZE, Manifest, check_chunk_size, sha256_hex
+from adpfl.wire.limits import shown_text
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.collection import reading
 from adpfl_server.config import ServerConfig
@@ -18,6 +19,9 @@ from adpfl_server.housekeeping import damaged_chunks
 from adpfl_server.overview import open_store
 from adpfl_server.storage import storage_reason
 from adpfl_server.weights import read_header
+
+SHOWN_BYTES = 80
+"""Of what a file says and must not."""
 
 _WHAT = """
     SELECT digest AS object, 'the model of round ' || round || ' of ' || run AS what FROM run_models
@@ -100,11 +104,22 @@ def _damage(connection: sqlite3.Connection, blobs: BlobFolder) -> Iterator[Damag
             yield Damage(what, bad)
 
 
+def _chunk_size(path: Path, told: object) -> int:
+    """What a file says of its chunks' size, checked: anybody may have written it."""
+    if not isinstance(told, int) or isinstance(told, bool):
+        found = shown_text(repr(told), limit=SHOWN_BYTES)
+        raise IntegrityError(f"{path}: its chunk_size is {found}; must be a whole number")
+    try:
+        check_chunk_size(told)
+    except ProtocolError as error:
+        raise IntegrityError(f"{path}: {error}") from error
+    return told
+
+
 def _restore(path: Path, blobs: BlobFolder, wanted: frozenset[str]) -> int:
     """Store the wanted chunks that a file holds; returns how many."""
     header = read_header(path)
-    size = int((header.description or {}).get("chunk_size", DEFAULT_CHUNK_SIZE))
-    check_chunk_size(size)
+    size = _chunk_size(path, (header.description or {}).get("chunk_size", DEFAULT_CHUNK_SIZE))
     restored = 0
     with path.open("rb") as file:
         file.seek(header.payload_offset)

@@ -360,7 +360,7 @@ def _update_damaged(event: UpdateDamaged, state: RunState, now: float) -> Transi
 
 @_apply.register
 def _storage_damaged(event: StorageDamaged, state: RunState, now: float) -> Transition:
-    if state.over or state.damage == event.detail:
+    if not state.needs_storage or state.damage == event.detail:
         return Transition(state)
     entry = _entry(now, "storage_damaged", round_number=_round(state), detail=event.detail)
     return Transition(state.model_copy(update={"damage": event.detail}), timeline=(entry,))
@@ -368,7 +368,7 @@ def _storage_damaged(event: StorageDamaged, state: RunState, now: float) -> Tran
 
 @_apply.register
 def _storage_mended(event: StorageMended, state: RunState, now: float) -> Transition:  # noqa: ARG001
-    if state.over or not state.damage:
+    if not state.needs_storage or not state.damage:
         return Transition(state)
     entry = _entry(now, "storage_mended", round_number=_round(state))
     return Transition(state.model_copy(update={"damage": ""}), (TasksChanged(),), (entry,))

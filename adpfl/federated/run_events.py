@@ -148,7 +148,10 @@ class UpdateDamaged:
 
 @dataclass(frozen=True, slots=True)
 class StorageDamaged:
-    """What the run cannot go on without is damaged on disk: a model, an average, the optimizer's state."""
+    """What the run needs is damaged on disk: a model, an average, the optimizer's state.
+
+    Of a finished run: the model that it publishes.
+    """
 
     detail: str
 

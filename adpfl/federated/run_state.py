@@ -132,7 +132,8 @@ class RunState(FrozenModel):
     failure: str = ""
     """Why the run failed or was cancelled."""
     damage: str = ""
-    """What is damaged on the server's disk that the run cannot go on without; no round opens meanwhile."""
+    """What is damaged on the server's disk that the run cannot go on without; no round opens meanwhile. Of a
+    finished run, the model that it publishes."""
 
     def site(self, name: str) -> SiteState:
         """The state of a site of the cohort.
@@ -154,6 +155,11 @@ class RunState(FrozenModel):
     def over(self) -> bool:
         """Whether nothing can happen any more."""
         return self.status in {"finished", "failed", "cancelled"}
+
+    @property
+    def needs_storage(self) -> bool:
+        """Whether damage on the server's disk concerns the run: it goes on, or publishes its model."""
+        return not self.over or self.status == "finished"
 
     @property
     def shown_status(self) -> Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]:
@@ -212,6 +218,8 @@ def summary(state: RunState) -> str:
         parts.insert(0, "paused by an operator")
     if state.damage and not state.over:
         parts.insert(0, f"held up by damage on the server's disk ({state.damage})")
+    if state.damage and state.status == "finished":
+        parts.append(f"cannot be given out for damage on the server's disk ({state.damage})")
     return "; ".join([*parts, *_standing_aside(state)])
 
 

@@ -183,6 +183,75 @@ def test_what_cannot_be_left_or_joined_is_said(open_agent, make_config, make_pla
     assert not (folder(config) / LEFT_FILE).exists()
 
 
+@pytest.mark.parametrize("reason", ["a new scanner\nnext year", "budget \u202e", "x" * 5000])
+def test_a_reason_that_the_server_would_not_take_is_refused_before_it_is_kept(
+    open_agent, make_config, make_plan, serve, monkeypatch, reason
+):
+    serve(make_plan(rounds=1))
+    config = make_config()
+    stop_at_a_step(open_agent, config, monkeypatch)
+    with pytest.raises(ConfigError, match="--reason has"):
+        leave_run(config, RUN, reason=reason)
+    assert read_leave(folder(config)) is None
+    with open_agent(config) as agent:
+        assert [one.status for one in agent.work(until_finished=True)] == ["finished"]
+
+
+def test_an_odd_reason_that_was_kept_earlier_is_told_as_it_can_be(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    service, config = serve(make_plan(rounds=1)), make_config()
+    stop_at_a_step(open_agent, config, monkeypatch)
+    mark = leaving.Leave(run=RUN, at_unix_seconds=1.0, reason="a new scanner\nnext year")
+    (folder(config) / LEFT_FILE).write_text(mark.model_dump_json())
+    with open_agent(config) as agent:
+        assert [one.status for one in agent.work(until_finished=True)] == ["left"]
+    assert told(service) == ["a new scanner next year"]
+
+
+def test_a_mark_that_cannot_be_read_ends_its_run_alone(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    serve(make_plan(rounds=1))
+    config = make_config()
+    stop_at_a_step(open_agent, config, monkeypatch)
+    (folder(config) / LEFT_FILE).write_text("{")
+    with open_agent(config) as agent:
+        (outcome,) = agent.work(until_finished=True)
+    assert outcome.status == "failed"
+    assert "left.json: is not JSON" in outcome.summary
+    assert rows(config) == [(1, 1, "reserved")]
+
+
+def stop_at_a_step(open_agent, config, monkeypatch):
+    stopping = threading.Event()
+
+    def stop(name):
+        if name == "client.stepping":
+            stopping.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(round_work, "reach", stop)
+        with open_agent(config, stopping) as agent, pytest.raises(agent_module.StopRequestedError):
+            agent.work(until_finished=True)
+    stopping.clear()
+
+
+def test_what_is_wrong_with_the_ledger_is_not_taken_for_a_running_agent(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    serve(make_plan(rounds=1))
+    config = make_config()
+    stop_at_a_step(open_agent, config, monkeypatch)
+
+    def contradicted(*_arguments, **_options):
+        raise StateError("reservation r1 is unknown")
+
+    monkeypatch.setattr(LedgerStore, "abandon", contradicted)
+    with pytest.raises(StateError, match="reservation r1 is unknown"):
+        leave_run(config, RUN, reason="budget")
+
+
 def test_a_mark_that_is_none_stops_the_agent_rather_than_being_overlooked(make_config):
     config = make_config()
     folder(config).mkdir(parents=True)

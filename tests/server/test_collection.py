@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
+import grpc
 import pytest
 
-from adpfl.errors import ConfigError
+from adpfl.errors import ConfigError, StateError
 from adpfl.federated.run_events import RunCancelled
+from adpfl.wire import transfers
 from adpfl.wire.messages import TaskKind
-from adpfl_server import collection, housekeeping
+from adpfl_server import collection, housekeeping, weights
 from adpfl_server.collection import reading
 from adpfl_server.store import Store
 
 SITES = ("hospital1", "hospital2", "hospital3")
+SMALL = 2**16
 ROUNDS = 24
 AGGREGATION = {"strategy": "fedadam", "averaging": {"method": "ema", "decay": 0.5}}
 
@@ -48,6 +52,38 @@ def eventually(holds):
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_a_push_that_outlives_its_round_leaves_nothing_on_the_disk(consortium, monkeypatch, hangs_up):
+    monkeypatch.setattr(weights, "DEFAULT_CHUNK_SIZE", SMALL)
+    cohort = {"sites": list(SITES), "quorum": 2, "round_deadline_seconds": 2.0}
+    consortium.start(consortium.plan(rounds=5, cohort=cohort))
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    base = callers[0].next_task(10).base_digest
+    late = consortium.update(9, chunk_size=SMALL)
+    first, second, *others = callers[2].offer(1, base, late)
+
+    def parts():
+        yield transfers.PushHeader("demo", 1, late.manifest.digest).to_wire()
+        yield transfers.Chunk(first, late.chunks[first]).to_push()
+        eventually(lambda: first in chunks(consortium))
+        for seed, caller in enumerate(callers[:2]):
+            caller.send(1, base, consortium.update(seed, chunk_size=SMALL))
+        eventually(lambda: first not in chunks(consortium))  # past the deadline, closed and collected
+        yield transfers.Chunk(second, late.chunks[second]).to_push()
+        if hangs_up:
+            eventually(lambda: second in chunks(consortium))
+            call.cancel()
+        for digest in others:
+            yield transfers.Chunk(digest, late.chunks[digest]).to_push()
+
+    call = callers[2].stub.Push.future(parts(), timeout=60)
+    with suppress(grpc.RpcError, grpc.FutureCancelledError):
+        call.result()
+    eventually(lambda: not {first, second, *others} & chunks(consortium))
 
 
 def test_the_disk_stays_bounded_over_many_rounds(consortium, callers):
@@ -124,3 +160,22 @@ def test_a_crash_between_rows_and_chunks_is_cleared_at_the_next_start(consortium
 def test_the_lock_is_of_the_state_folder(tmp_path):
     with reading(tmp_path):
         assert (tmp_path / collection.READING_LOCK).exists()
+
+
+def test_a_lock_that_root_makes_is_the_folders_owners(tmp_path, monkeypatch):
+    given = []
+    owner = tmp_path.stat()
+    monkeypatch.setattr(collection.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(collection.os, "fchown", lambda _, *ids: given.append(ids))
+    for _ in range(2):
+        with reading(tmp_path):
+            pass
+    assert given == [(owner.st_uid, owner.st_gid)]  # once: what stands there already is left alone
+
+
+def test_a_lock_that_points_elsewhere_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "reading.lock").symlink_to(elsewhere)
+    with pytest.raises(StateError, match="cannot be locked"), reading(tmp_path):
+        pass
+    assert not elsewhere.exists()

@@ -1,6 +1,7 @@
 """A byte that the disk has changed: noticed by its digest, said by name, never added up, mended."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -8,12 +9,14 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from adpfl.errors import StateError
+from adpfl.errors import IntegrityError, StateError
 from adpfl.wire.messages import SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome
+from adpfl.wire.safetensors_file import METADATA_KEY
 from adpfl_server import health, housekeeping, runner
 from adpfl_server.cli import app
 from adpfl_server.export import Choice, Kind, export_model
+from adpfl_server.overview import open_store, status_lines
 from adpfl_server.store import DATABASE_FILE, Store
 from adpfl_server.verification import verify_store
 
@@ -252,6 +255,39 @@ def test_damage_is_found_at_the_start_and_no_round_opens(consortium, callers):
     eventually(lambda: state(consortium).damage, "the damage to be noticed")
     blob(consortium, manifest.chunk_digests[0]).write_bytes(whole)  # as from a backup
     eventually(lambda: not state(consortium).damage, "the run to go on")
+
+
+@pytest.mark.parametrize("size", ["many", None, 65536.5, True, 65537, 10**9])
+def test_a_copy_of_an_odd_chunk_size_is_refused_in_one_line(consortium, tmp_path, size):
+    consortium.start(consortium.plan())
+    consortium.running[0].stop()
+    copy = tmp_path / "copy.safetensors"
+    described = {METADATA_KEY: json.dumps({"chunk_size": size})}
+    consortium.write_safetensors(copy, consortium.weights(1), described)
+    with pytest.raises(IntegrityError, match=r"copy\.safetensors: .*chunk_size is"):
+        verify_store(consortium.running[0].config, (copy,))
+
+
+def test_a_damaged_model_of_a_finished_run_is_said_until_it_is_whole(consortium, quick):
+    consortium.start(consortium.plan(rounds=1))
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    model = play_round(consortium, callers, "demo", 1)
+    digest = callers[0].fetch(model)[0].chunk_digests[0]
+    flip(consortium, digest)
+    with pytest.raises(grpc.RpcError):
+        callers[1].fetch(model)
+    eventually(lambda: state(consortium).damage, "nobody looks")
+    with open_store(consortium.running[-1].config) as store:
+        said = status_lines(store, ["demo"])[0]
+    assert said.startswith("demo: finished: 1 of 1 rounds")
+    assert (
+        f"damage on the server's disk (the model of the finished run, of round 1: chunk {digest[:12]}" in said
+    )
+    flip(consortium, digest)
+    eventually(lambda: not state(consortium).damage, "it stays damaged")
+    assert kinds(consortium)[-2:] == ["storage_damaged", "storage_mended"]
 
 
 def test_an_old_model_is_named_and_holds_nothing_up(consortium, callers, tmp_path):

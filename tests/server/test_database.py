@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from adpfl.errors import StateError
+from adpfl_server import database
 from adpfl_server.database import open_database, open_read_only, require_sound, transaction
 from adpfl_server.schema import SCHEMA_VERSION
 
@@ -121,6 +122,35 @@ def test_a_sound_database_passes(tmp_path):
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("DELETE FROM declarations")
     connection.close()
+
+
+def test_a_look_that_would_miss_the_newest_rows_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "server.sqlite"
+    writer = open_database(path)
+    with transaction(writer):
+        writer.execute("INSERT INTO declarations VALUES ('a', 'first', 1, 0.0)")
+    monkeypatch.setattr(database, "_version", refused_once(database._version))
+    with pytest.raises(StateError, match=r"newer rows stand in server.sqlite-wal.*as the server's user"):
+        open_read_only(path)
+    writer.close()  # which brings them in
+    monkeypatch.undo()
+    monkeypatch.setattr(database, "_version", refused_once(database._version))
+    reader = open_read_only(path)
+    assert reader.execute("SELECT count(*) FROM declarations").fetchone()[0] == 1
+    reader.close()
+
+
+def refused_once(version):
+    """The first look fails, as for a user who may not make the file that SQLite shares with writers."""
+    looks = []
+
+    def look(connection):
+        looks.append(connection)
+        if len(looks) == 1:
+            raise sqlite3.OperationalError("unable to open database file")
+        return version(connection)
+
+    return look
 
 
 def test_opening_locks_nothing(tmp_path):

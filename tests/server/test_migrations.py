@@ -187,3 +187,16 @@ def test_without_room_for_the_copy_nothing_is_changed(tmp_path, monkeypatch):
         with pytest.raises(StateError, match="No space left"):
             open_database(path)
     assert version_of(path)[0] == 4
+
+
+def test_what_a_crash_left_of_a_copy_goes_before_serving(tmp_path):
+    Store(tmp_path).close()
+    kept = tmp_path / "server.sqlite.version-5"
+    leftovers = [tmp_path / f".{kept.name}.ab12cd34{suffix}" for suffix in ("", "-journal")]
+    for path in (kept, *leftovers):
+        path.write_bytes(b"half")
+    store = Store(tmp_path)
+    store.prepare(2)
+    store.close()
+    assert kept.exists()
+    assert not any(path.exists() for path in leftovers)
