@@ -1,7 +1,7 @@
 """A real consortium for the benchmark of transfers: keys, enrolled sites, the daemon as a process, its /proc.
 
-Nothing here stands in for the product: `python -m adpfl_server` serves, sites enrol at its enrolment port, chunks
-land in its blob folder. Linux alone, because memory and CPU are read from `/proc`.
+Nothing here stands in for the product: `python -m adpfl_server` serves, sites enrol at its enrolment port,
+chunks land in its blob folder. Linux alone, because memory and CPU are read from `/proc`.
 """
 
 import json
@@ -31,9 +31,9 @@ require_tls13()  # before anything loads grpc
 
 from adpfl_client.enrollment import enroll  # noqa: E402
 from adpfl_server.database import open_database  # noqa: E402
-from adpfl_server.tokens import bundle_for, issue_token  # noqa: E402
 from adpfl_server.pki import init_consortium, load_server_identity  # noqa: E402
 from adpfl_server.store import DATABASE_FILE  # noqa: E402
+from adpfl_server.tokens import bundle_for, issue_token  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CHUNK_BYTES = 2**20
