@@ -145,7 +145,7 @@ class Connection:
             pause: waits so many seconds, or until `stopping`; tests put their own here.
             monotonic: a clock in seconds that never runs backwards.
             progress_seconds: see `PROGRESS_SECONDS`.
-            route: how the channel dials, for what is said when it cannot.
+            route: how the channel dials.
         """
         self.outages = 0
         """How many times the link was lost and came back."""
@@ -156,7 +156,8 @@ class Connection:
         self._pause = pause or stopping.wait
         self._monotonic = monotonic
         self._progress_seconds = progress_seconds
-        self._route = route
+        self.route = route
+        """By which a channel that follows this one dials, too."""
         self._active: list[_ActiveCall] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -340,9 +341,9 @@ class Connection:
         pushback = _pushback_seconds(error) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
         if code not in RETRIED and pushback is None:
             raise _final_error(name, code, details) from error
-        refused_by_proxy = self._route.refused(details)
+        refused_by_proxy = self.route.refused(details)
         if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-            details = self._route.explained(details)
+            details = self.route.explained(details)
         if not self._ever_answered and refused_by_proxy:
             raise ConfigError(f"{name}: {details}") from error
         if not self._ever_answered and any(mark in details for mark in _HANDSHAKE_MARKS):

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -68,8 +68,8 @@ def room(path: Path, size: int) -> Iterator[None]:
     """Hold so many bytes of the disk for the block: what is written right after it finds room.
 
     Args:
-        path: a file in an existing folder of the same disk; gone after the block, and after a crash to be
-            discarded by its suffix.
+        path: a file in an existing folder of the same disk; gone after the block. After a crash, and where
+            the disk does not let it go, it is to be discarded by its suffix.
         size: in bytes.
 
     Raises:
@@ -84,7 +84,9 @@ def room(path: Path, size: int) -> Iterator[None]:
             os.close(descriptor)
         yield
     finally:
-        partial.unlink(missing_ok=True)
+        # What the block did is done: a disk that has turned read-only meanwhile must not undo the word of it.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def make_private_folder(path: Path) -> Path:

@@ -91,7 +91,7 @@ class LedgerFiles:
                 if path.exists():
                     raise IntegrityError(f"{self.head}: is missing beside {path.name}; it was removed")
             self._require_no_history()
-            write_bytes(self.head, _head_line(GENESIS))
+            self.remember(GENESIS)
         if self.remembered_head() != GENESIS:
             for path in (self.database, self.key):
                 if not path.exists():
@@ -149,12 +149,38 @@ class LedgerFiles:
 
         The block commits the entries. A disk that is full fails before it, so nothing is spent then; a crash
         after it leaves a head that is one append behind, which the chain still holds.
+
+        Raises:
+            OSError: the disk refuses before the block; nothing was spent.
+            StorageError: it refuses after the block, or the block's commit fails halfway. The entries stand,
+                or may stand: whoever waited for the disk and asked again would spend again.
         """
-        with new_file(self.head) as file:
-            file.write(_head_line(head))
-            file.flush()
-            os.fsync(file.fileno())
-            yield
+        begun = False
+        try:
+            with new_file(self.head) as file:
+                file.write(_head_line(head))
+                file.flush()
+                os.fsync(file.fileno())
+                begun = True
+                yield
+        except OSError as error:
+            if not begun:
+                raise
+            raise StorageError(
+                f"{self.head}: cannot be renewed: {error}; what was appended stands"
+            ) from error
+        except sqlite3.Error as error:
+            if _code(error) != sqlite3.SQLITE_IOERR:
+                raise  # a full disk is found before anything is final, and the transaction is undone
+            raise StorageError(f"{self.database}: an append may have been kept: {error}") from error
+
+    def remember(self, head: bytes) -> None:
+        """Put a head under its name at once; no entry depends on it.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        write_bytes(self.head, _head_line(head))
 
     def connect(self) -> sqlite3.Connection:
         """Open the database, making its one table where there is none.
@@ -231,10 +257,17 @@ def storage(what: str) -> Iterator[None]:
     except OSError as error:
         raise (DiskUnwritableError if may_pass(error) else StorageError)(f"{what}: {error}") from error
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code in _DAMAGED:
             raise IntegrityError(f"{what}: {error}") from error
         raise (DiskUnwritableError if code in _UNWRITABLE else StorageError)(f"{what}: {error}") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it finds, and Python cannot read the quotation
+        raise IntegrityError(f"{what}: the file is damaged") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code of SQLite; 0 where the error is Python's own."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def has_traces(folder: Path) -> bool:

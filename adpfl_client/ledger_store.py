@@ -120,7 +120,8 @@ class LedgerStore:
 
         Raises:
             BudgetError: the policy, the plan, the cap or the clock refuses; nothing was spent.
-            StorageError: the disk refuses; nothing was spent.
+            DiskUnwritableError: the disk is full or read-only; nothing was spent.
+            StorageError: the disk fails otherwise; the reservation may stand, and then it is charged.
             StateError: the round is sealed already: its bytes are to be sent again.
             PrivacyError: the request contradicts itself.
         """
@@ -379,8 +380,7 @@ class LedgerStore:
     def _catch_up_head(self) -> None:
         """Mend a remembered head that a crash left behind the chain, lest the tail after it could be cut."""
         if self._files.remembered_head() != self._head:
-            with self._files.remembering(self._head):
-                pass
+            self._files.remember(self._head)
 
     def _require_same_file(self) -> None:
         """Refuse to spend into a file that no longer stands under the ledger's name."""

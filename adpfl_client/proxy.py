@@ -25,6 +25,11 @@ EXCEPTIONS_VARIABLE: Final = "no_grpc_proxy"
 """gRPC reads it before `no_proxy`, and lets either overrule a proxy that the program names."""
 MAX_CREDENTIAL_CHARACTERS: Final = 512
 
+ChannelOptions = tuple[tuple[str, str | int], ...]
+NO_HIDDEN_PROXY: Final[ChannelOptions] = (("grpc.address_http_proxy_enabled_addresses", ""),)
+"""gRPC reads a proxy from `GRPC_ADDRESS_HTTP_PROXY` too, whatever else says which; here it applies to no
+address."""
+
 _ENVIRONMENT_PROXY = re.compile(r"http://(?:[^\s/@]*@)?(?P<place>[^\s/@]+:[0-9]{1,5})/?")
 _STATUS = re.compile(r"HTTP proxy returned response code (?P<status>[0-9]{3})")
 
@@ -37,7 +42,7 @@ class Route:
     """`http://host:port`, without credentials; None dials directly."""
     named_by: str = ""
     """The key or variable that names the proxy."""
-    options: tuple[tuple[str, str | int], ...] = field(default=(), repr=False)
+    options: ChannelOptions = field(default=NO_HIDDEN_PROXY, repr=False)
     """For gRPC's channel. They may hold credentials: not for any message."""
     ignored: str = ""
     """A variable that names a proxy and is not followed."""
@@ -86,11 +91,11 @@ def route_of(config: SiteConfig) -> Route:
     if config.proxy is None:
         return environment_route()
     if config.proxy == DIRECT:
-        return Route(options=(("grpc.enable_http_proxy", 0),))
+        return Route(options=(*NO_HIDDEN_PROXY, ("grpc.enable_http_proxy", 0)))
     # Otherwise no_proxy, which is set for other programs, would silently overrule the site's file.
     if os.environ.get(EXCEPTIONS_VARIABLE) != "":
         os.environ[EXCEPTIONS_VARIABLE] = ""
-    options: tuple[tuple[str, str | int], ...] = (("grpc.http_proxy", config.proxy),)
+    options: ChannelOptions = (*NO_HIDDEN_PROXY, ("grpc.http_proxy", config.proxy))
     if config.proxy_credentials is not None:
         options += (("grpc.http_connect_headers", _authorization(config.proxy_credentials)),)
     return Route(config.proxy, "proxy in the site's file", options)

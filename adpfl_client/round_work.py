@@ -269,6 +269,11 @@ def _charged() -> Iterator[None]:
         yield
     except DiskUnwritableError as error:
         raise StorageError(str(error)) from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise StorageError(
+            f"a local file cannot be used: {error.strerror or error}{where}; what was reserved stays charged"
+        ) from error
 
 
 def _train_reserved(
@@ -288,7 +293,7 @@ def _train_reserved(
         "training", run=run.name, round=key.round, steps=run.plan.local.steps, attempt=reservation.attempt
     )
     # A reservation pays for one draw of noise: the key is made for it and dies with it.
-    with KeystreamKey.fresh() as secret:
+    with _charged(), KeystreamKey.fresh() as secret:
         engine = PrivacyEngine(
             run.plan.privacy,
             unit_count=len(run.units),
@@ -303,8 +308,7 @@ def _train_reserved(
             if site.stopping.is_set():
                 raise StopRequestedError from stopped
             if not has_left(run.folder):
-                with _charged():
-                    run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
+                run.recorder.note("round_obsolete", round_number=key.round, detail=str(stopped))
             return None
         return reservation, trained, engine.state
 

@@ -11,7 +11,7 @@ from adpfl.security.identity import CallerIdentity, time_text
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire.operations import RenewRequest
 from adpfl_client.local_site import Site
-from adpfl_client.proxy import Route, route_of
+from adpfl_client.proxy import Route
 from adpfl_client.renewal import asked_lately, ends_soon, renew, renewal_due, signed_chain
 
 log = structlog.get_logger()
@@ -48,6 +48,6 @@ def with_certificate_renewed(site: Site) -> Site:
         ends = time_text(site.identity.certificate.not_valid_after_utc)
         say("certificate not renewed; will try again", ends=ends, reason=str(error))
         return site
-    site.connection.change_channel(open_channel(renewed, route_of(site.config)))
+    site.connection.change_channel(open_channel(renewed, site.connection.route))
     log.info("certificate renewed", until=time_text(renewed.certificate.not_valid_after_utc))
     return replace(site, identity=renewed)

@@ -24,6 +24,7 @@ from adpfl.kill_points import reach
 from adpfl.security.private_files import sync_folder
 from adpfl.wire.chunks import Manifest, read_chunk, write_payload
 from adpfl_client.durable import (
+    PARTIAL_SUFFIX,
     discard_partials,
     make_private_folder,
     new_file,
@@ -39,6 +40,8 @@ PAYLOAD_FILE = "update.payload"
 MARGIN_BYTES = 4 * 2**20
 """Held beside an update's bytes: for its manifest, the ledger's rows and the run's record."""
 _RUN_FOLDER_DIGITS = 16
+_ROOM = "room"
+_FORGOTTEN = ".sent"
 _ROLE = "the spool of finished updates"
 
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -108,11 +111,15 @@ class Spool:
 
     @storing(_ROLE)
     def discard_unsealed(self) -> list[str]:
-        """Remove what a crash left half-written; returns a line for each, to be said aloud."""
+        """Remove what a crash left half-written; returns a line for each update, to be said aloud.
+
+        Room that was held, and an update that was being forgotten, go too and are no loss.
+        """
         return [
-            f"{path.parent.name}/{path.name.partition('.')[0]}"
+            f"{path.parent.name}/{path.name.removesuffix(PARTIAL_SUFFIX)}"
             for run_folder in self._run_folders()
             for path in discard_partials(run_folder)
+            if not path.name.startswith(_ROOM) and not path.name.endswith(_FORGOTTEN + PARTIAL_SUFFIX)
         ]
 
     @contextmanager
@@ -129,7 +136,7 @@ class Spool:
         with ExitStack() as held:
             with storing("room for the update"):
                 folder = make_private_folder(self.folder / run)
-                held.enter_context(room(folder / "room", payload_bytes + MARGIN_BYTES))
+                held.enter_context(room(folder / _ROOM, payload_bytes + MARGIN_BYTES))
             yield
 
     @storing(_ROLE)
@@ -212,7 +219,7 @@ class Spool:
         The folder first loses its sealed name, so that a crash in between leaves something to discard, never
         half an entry.
         """
-        doomed = update.folder.with_name(update.folder.name + ".sent.partial")
+        doomed = update.folder.with_name(update.folder.name + _FORGOTTEN + PARTIAL_SUFFIX)
         update.folder.rename(doomed)
         sync_folder(doomed.parent)
         shutil.rmtree(doomed)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
-from adpfl.security.certificates import Holder
 from adpfl_server.limits_config import LONGEST_TURN_SECONDS, SERVED_AHEAD_SECONDS, LimitsConfig
 from adpfl_server.refusals import CallRefusedError, Code
 
@@ -70,8 +69,8 @@ class Paces(Generic[Key]):
         return pace
 
 
-class Admission:
-    """Lets the calls of the main port in."""
+class Admission(Generic[Key]):
+    """Lets the calls of the main port in; messages name a caller by its key."""
 
     def __init__(self, limits: LimitsConfig, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Count from nothing.
@@ -83,47 +82,47 @@ class Admission:
         self._limits = limits
         self._monotonic = monotonic
         rate = limits.calls_per_second
-        self._paces: Paces[Holder] = Paces(rate, max(1.0, rate * SERVED_AHEAD_SECONDS))
-        self._calls: Counter[Holder] = Counter()
-        self._transfers: Counter[Holder] = Counter()
+        self._paces: Paces[Key] = Paces(rate, max(1.0, rate * SERVED_AHEAD_SECONDS))
+        self._calls: Counter[Key] = Counter()
+        self._transfers: Counter[Key] = Counter()
 
     @contextmanager
-    def counted(self, holder: Holder, method: str) -> Iterator[None]:
+    def counted(self, caller: Key, method: str = "") -> Iterator[None]:
         """Count a call as under way.
 
         Raises:
             CallRefusedError: the caller, or all callers, have as many under way as they may.
         """
         limits, transfer = self._limits, method in TRANSFERS
-        _require_room("calls_at_once", limits.calls_at_once, self._calls[holder], f"{holder} has")
+        _require_room("calls_at_once", limits.calls_at_once, self._calls[caller], f"{caller} has")
         if transfer:
-            mine = self._transfers[holder]
-            _require_room("transfers_at_once", limits.transfers_at_once, mine, f"{holder} has")
+            mine = self._transfers[caller]
+            _require_room("transfers_at_once", limits.transfers_at_once, mine, f"{caller} has")
             everybodys = self._transfers.total()
             _require_room("transfers_in_all", limits.transfers_in_all, everybodys, "all sites together have")
         counters = (self._calls, self._transfers) if transfer else (self._calls,)
         for counter in counters:
-            counter[holder] += 1
+            counter[caller] += 1
         try:
             yield
         finally:
             for counter in counters:
-                counter[holder] -= 1
-                if not counter[holder]:
-                    del counter[holder]
+                counter[caller] -= 1
+                if not counter[caller]:
+                    del counter[caller]
 
-    async def turn(self, holder: Holder) -> None:
+    async def turn(self, caller: Key) -> None:
         """Wait for the turn of a call.
 
         Raises:
             CallRefusedError: it would wait longer than `LONGEST_TURN_SECONDS`.
         """
-        pace, now = self._paces[holder], self._monotonic()
+        pace, now = self._paces[caller], self._monotonic()
         wait = pace.wait_seconds(now)
         if wait > LONGEST_TURN_SECONDS:
             raise CallRefusedError(
                 Code.RESOURCE_EXHAUSTED,
-                f"{holder} calls faster than limits.calls_per_second, {self._limits.calls_per_second:g}",
+                f"{caller} calls faster than limits.calls_per_second, {self._limits.calls_per_second:g}",
                 retry_after_seconds=wait,
             )
         pace.take(now)

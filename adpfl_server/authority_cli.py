@@ -198,12 +198,14 @@ def add_authority(app: typer.Typer) -> None:
         """Sign requests, on the machine that keeps the authority's key; needs no configuration.
 
         Each request is shown with whom its certificate will name and its key's fingerprint, which its holder
-        reads out to you. What you do not agree to is left out, and goes on waiting at the server.
+        reads out to you. What you do not agree to is left out, and goes on waiting at the server. The exit
+        code is 1 where nothing was signed.
 
         Example: adpfl-server sign requests.json --authority authority
         """
         from datetime import UTC, datetime
 
+        from adpfl.errors import StateError
         from adpfl_server.offline_signing import sign_file
         from adpfl_server.pki import AUTHORITY_CERTIFICATE, AUTHORITY_KEY, read_authority
 
@@ -215,7 +217,9 @@ def add_authority(app: typer.Typer) -> None:
             return yes or _confirmed()
 
         signed = sign_file(file, output, found, agrees, now=now)
-        typer.echo(f"wrote {output}: {len(signed)} certificates" if signed else "signed nothing")
+        if not signed:
+            raise StateError(f"{file}: no request was agreed to; nothing was signed, and no file was written")
+        typer.echo(f"wrote {output}: {len(signed)} certificates")
 
 
 def found_with_offline_authority(state_dir: Path, certificate: Path, hosts: tuple[str, ...]) -> str:
@@ -259,10 +263,15 @@ def ask_for_server_certificate(state_dir: Path, hosts: tuple[str, ...]) -> None:
 
 def _shown(request: "SigningRequest", fingerprint: str | None = None) -> str:
     from adpfl.security.certificates import public_key_of_request
+    from adpfl.security.private_files import MAX_FILE_BYTES
     from adpfl.security.signing_files import key_fingerprint
+    from adpfl.wire.limits import shown_text
 
     key = fingerprint or key_fingerprint(public_key_of_request(request.request_der))
-    return f"{request.words}: {request.purpose}, asked {request.asked_at:%Y-%m-%d %H:%M} UTC\n  key {key}"
+    # The file was carried by somebody: nothing in it may move the cursor under whom is asked to agree. All of
+    # it is shown: a subject that was cut would be agreed to unseen.
+    words = shown_text(request.words, limit=MAX_FILE_BYTES)
+    return f"{words}: {request.purpose}, asked {request.asked_at:%Y-%m-%d %H:%M} UTC\n  key {key}"
 
 
 def _confirmed() -> bool:

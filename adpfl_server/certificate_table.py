@@ -40,6 +40,12 @@ def revoked_holders(database: sqlite3.Connection) -> frozenset[Holder]:
     return frozenset(Holder(row["role"], row["name"]) for row in rows)
 
 
+def revoked_certificates(database: sqlite3.Connection) -> dict[str, Holder]:
+    """Every certificate that was ever revoked: its serial, and whose it was."""
+    rows = database.execute("SELECT serial, role, name FROM certificates WHERE revoked_at IS NOT NULL")
+    return {row["serial"]: Holder(row["role"], row["name"]) for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
     """One row of the server's table of certificates."""

@@ -184,7 +184,7 @@ class Intake:
             return known
         if verdict is Verdict.ACCEPTED:
             self._check_complete(site, request)
-            if known is not None:
+            if known is not None:  # it was accepted once, and so measured
                 self._book.advance(request.run, event)
                 return known
             self._check_norm(request.run, event, norm)
@@ -203,7 +203,8 @@ class Intake:
         if known is not None:
             same = (known.base_digest, known.update_digest) == (event.base_digest, event.update_digest)
             if same:  # what is judged to be new all the same was lost to a damaged disk
-                return Verdict.ACCEPTED if judge(state, event) is Verdict.ACCEPTED else Verdict.REPEATED
+                counts = known.outcome is CommitOutcome.ACCEPTED and judge(state, event) is Verdict.ACCEPTED
+                return Verdict.ACCEPTED if counts else Verdict.REPEATED
             self._note(run, event, Verdict.CONFLICTING)
             raise CallRefusedError(
                 Code.ALREADY_EXISTS,

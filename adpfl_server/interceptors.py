@@ -4,11 +4,13 @@ The caller is whom the client certificate names, which must be known to this ser
 at each call, not only when the connection was made, and again and again within a stream; `drop` ends the
 calls of somebody who was revoked meanwhile. A method that no role is given is refused to all. Our errors
 become the contract's status codes; a disk or database in trouble becomes UNAVAILABLE, which a site retries.
-How much one caller may take is `admission`'s business, and comes before everything that costs anything.
+How much one caller may take is `admission`'s business: first by its certificate, so that looking it up has a
+bound too, then, once it stands, by its holder.
 """
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -17,7 +19,6 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from adpfl.errors import (
     AdpflError,
@@ -53,7 +54,6 @@ ALLOWED_ROLES: Final[dict[str, frozenset[str]]] = {
 
 _caller: ContextVar[PeerCertificate] = ContextVar("adpfl_caller")
 _check: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("adpfl_check_caller")
-_log = structlog.get_logger()
 
 _CODES: tuple[tuple[type[AdpflError], Any], ...] = (
     (IdentityError, grpc.StatusCode.UNAUTHENTICATED),
@@ -100,7 +100,7 @@ def status_of(error: AdpflError) -> Any:
 
 
 class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
-    """Admits known callers to what their role may call; other people's services (health) are only bounded."""
+    """Admits known callers to what their role may call; services that are not ours (health) to any role."""
 
     def __init__(
         self,
@@ -121,29 +121,26 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         self._heard = heard
         self._clock = clock
         self._stall_seconds = limits.stall_seconds
-        self._admission = Admission(limits)
+        self._lookups: Admission[str] = Admission(limits)
+        self._admission: Admission[Holder] = Admission(limits)
         self._told = SparseLog()
-        self._under_way: dict[asyncio.Task[Any], Holder] = {}
+        self._trouble_told = SparseLog(level=logging.ERROR)
+        self._under_way: dict[asyncio.Task[Any], PeerCertificate] = {}
         self._dropped: set[asyncio.Task[Any]] = set()
 
-    def drop(self, holders: Collection[Holder]) -> int:
-        """End every call under way of these holders, streams and long polls too; returns how many."""
-        doomed = [task for task, holder in self._under_way.items() if holder in holders]
+    def drop(self, serials: Collection[str]) -> int:
+        """End every call under way of these certificates, streams and long polls too; returns how many."""
+        doomed = [task for task, peer in self._under_way.items() if peer.serial in serials]
         self._dropped.update(doomed)
         for task in doomed:
             task.cancel()
         return len(doomed)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Wrap the handler of a call.
-
-        Every call of ours is taken as a stream of raw messages (`incoming`).
-        """
+        """Wrap the handler of a call: every one is taken as a stream of raw messages (`incoming`)."""
         handler = await continuation(details)
         if handler is None:
             return None
-        if not details.method.startswith(OUR_PREFIX):
-            return self._foreign(handler, details.method)
         serve = self._answering(handler, details.method)
         if handler.response_streaming:
             make = grpc.stream_stream_rpc_method_handler
@@ -151,69 +148,52 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
             make = grpc.stream_unary_rpc_method_handler
         return make(serve, response_serializer=handler.response_serializer)
 
-    def _foreign(self, handler: Any, method: str) -> Any:
-        """A service that is not ours answers anybody with the consortium's certificate, so many at once."""
+    def _answering(self, handler: Any, method: str) -> Callable[..., Any]:
+        """Serve a call from its raw messages."""
 
-        def bounded(behaviour: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-            if inspect.isasyncgenfunction(behaviour):
+        async def serve(messages: AsyncIterator[bytes], context: Any) -> Any:
+            try:
+                async with self._admitted(method, context):
+                    incoming = self._incoming(messages, handler, method)
+                    request = incoming if handler.request_streaming else await incoming.one()
+                    if handler.response_streaming:
+                        behaviour = handler.stream_stream or handler.unary_stream
+                        await self._stream(behaviour(request, context), context)
+                        return None
+                    return await (handler.stream_unary or handler.unary_unary)(request, context)
+            except (AdpflError, *STORAGE_ERRORS) as error:
+                await self._refuse(error, method, context)
 
-                async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                    try:
-                        async with self._bounded(method, context):
-                            async for answer in behaviour(request, context):
-                                yield answer
-                    except AdpflError as error:
-                        await self._refuse(error, method, context)
+        return serve
 
-                return stream
-
-            async def call(request: Any, context: Any) -> Any:
-                try:
-                    async with self._bounded(method, context):
-                        return await behaviour(request, context)
-                except AdpflError as error:
-                    await self._refuse(error, method, context)
-
-            return call
-
-        kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-        (kind,) = (kind for kind in kinds if getattr(handler, kind) is not None)
-        return handler._replace(**{kind: bounded(getattr(handler, kind))})
+    async def _stream(self, answers: Any, context: Any) -> None:
+        """Send a behaviour's answers; one that is no generator, as the health service's, writes its own."""
+        if inspect.isawaitable(answers):
+            await answers
+            return
+        async for answer in answers:
+            await self._write(answer, context)
 
     @asynccontextmanager
-    async def _bounded(self, method: str, context: Any) -> AsyncIterator[PeerCertificate]:
-        """Let one more call of this caller in, when its turn comes."""
+    async def _admitted(self, method: str, context: Any) -> AsyncIterator[None]:
+        """Let one more call of this caller in, when its turn comes.
+
+        What a certificate that does not stand asks for is counted by its serial alone: whoever took it from
+        its holder takes nothing of what the holder's next one may do.
+        """
         peer = peer_certificate(context.auth_context())
         _caller.set(peer)
-        with self._admission.counted(peer.holder, method), self._counted(peer.holder):
-            await self._admission.turn(peer.holder)
-            yield peer
-
-    def _answering(self, handler: Any, method: str) -> Callable[..., Any]:
-        """Serve a call of ours from its raw messages."""
-
-        async def single(messages: AsyncIterator[bytes], context: Any) -> Any:
-            try:
-                async with self._bounded(method, context) as peer:
-                    await self._admit(peer, method)
-                    incoming = self._incoming(messages, handler, method)
-                    if handler.request_streaming:
-                        return await handler.stream_unary(incoming, context)
-                    return await handler.unary_unary(await incoming.one(), context)
-            except (AdpflError, *STORAGE_ERRORS) as error:
-                await self._refuse(error, method, context)
-
-        async def streaming(messages: AsyncIterator[bytes], context: Any) -> None:
-            try:
-                async with self._bounded(method, context) as peer:
-                    await self._admit(peer, method)
-                    request = await self._incoming(messages, handler, method).one()
-                    async for answer in handler.unary_stream(request, context):
-                        await self._write(answer, context)
-            except (AdpflError, *STORAGE_ERRORS) as error:
-                await self._refuse(error, method, context)
-
-        return streaming if handler.response_streaming else single
+        certificate = f"certificate {peer.serial} of {peer.holder}"
+        with self._known(peer):
+            with self._lookups.counted(certificate):
+                await self._lookups.turn(certificate)
+                await self._check_peer(peer)
+            with self._admission.counted(peer.holder, method):
+                await self._admission.turn(peer.holder)
+                _check.set(partial(self._check_peer, peer))
+                if method.startswith(OUR_PREFIX):
+                    self._admit(peer.holder, method)
+                yield
 
     def _incoming(self, messages: AsyncIterator[bytes], handler: Any, method: str) -> Incoming:
         call = method.rpartition("/")[2]
@@ -227,26 +207,24 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         except TimeoutError:
             raise stalled("no answer was read", self._stall_seconds) from None
 
-    async def _admit(self, peer: PeerCertificate, method: str) -> None:
-        await self._check_peer(peer)
-        _check.set(partial(self._check_peer, peer))
-        _require_role(peer.holder.role, method)
-        if peer.holder.role == "site":
-            self._heard(peer.holder.name)
+    def _admit(self, holder: Holder, method: str) -> None:
+        _require_role(holder.role, method)
+        if holder.role == "site":
+            self._heard(holder.name)
 
     @contextmanager
-    def _counted(self, holder: Holder) -> Iterator[None]:
+    def _known(self, peer: PeerCertificate) -> Iterator[None]:
         """Know the call as under way, so that it can be dropped."""
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task of its own"
-        self._under_way[task] = holder
+        self._under_way[task] = peer
         try:
             yield
         except asyncio.CancelledError:
             if task not in self._dropped:
                 raise  # the caller hung up, or the server stops
             task.uncancel()  # gRPC answers nothing to a call whose task ends as cancelled
-            raise IdentityError(f"the certificate of {holder} has been revoked") from None
+            raise IdentityError(f"the certificate of {peer.holder} has been revoked") from None
         finally:
             self._dropped.discard(task)
             self._under_way.pop(task, None)
@@ -275,7 +253,8 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
             if metadata:
                 await asyncio.sleep(HELD_SECONDS)
             await context.abort(code, str(error), metadata)
-        _log.error("storage failed", call=call, caller=who, reason=storage_reason(error))
+        reason = storage_reason(error)
+        self._trouble_told.tell((who, call), "storage failed", call=call, caller=who, reason=reason)
         await context.abort(grpc.StatusCode.UNAVAILABLE, STORAGE_FAILURE)
 
 

@@ -154,6 +154,8 @@ def _absence(state: RunState, site: SiteState, revoked: Collection[str]) -> str:
     turned_away = state.open_round.turned_away if state.open_round else {}
     if site.site in turned_away:
         return f"it was refused ({turned_away[site.site]})"
+    if state.open_round is not None and site.site in state.open_round.late:
+        return "its update came too late for the round"
     return "it is silent" if site.silent else ""
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from adpfl.wire.bulk import encode_fetch
 from adpfl.wire.transfers import Chunk
 from adpfl_server.runner import Runner
+from adpfl_server.storage import DamagedChunkError
 from adpfl_server.turns import Patience, Turns
 
 KEPT_BYTES: Final = 8 * 2**20
@@ -24,15 +25,15 @@ class Outbox:
         """Send from the runner's blobs."""
         self._runner = runner
         self._turns = turns
-        self._kept: dict[str, asyncio.Task[bytes]] = {}
+        self._kept: dict[str, asyncio.Task[bytes | None]] = {}
         self._kept_bytes = 0
         self._reading = 0
 
-    async def messages(self, digests: Sequence[str]) -> AsyncIterator[bytes]:
-        """The chunks as messages of a fetch stream, in this order.
+    async def messages(self, digests: Sequence[str]) -> AsyncIterator[bytes | None]:
+        """The chunks as messages of a fetch stream, in this order; None for one that is absent or damaged.
 
         Raises:
-            DamagedChunkError: a chunk is absent or unreadable, or its bytes have changed on disk.
+            OSError: the disk refuses.
         """
         patience = Patience()
         for place, digest in enumerate(digests):
@@ -49,7 +50,7 @@ class Outbox:
             finally:
                 turn.end()
 
-    def _begin(self, digest: str) -> asyncio.Task[bytes]:
+    def _begin(self, digest: str) -> asyncio.Task[bytes | None]:
         """The reading of a chunk, under way or done."""
         reading = self._kept.pop(digest, None)
         if reading is None:
@@ -59,18 +60,25 @@ class Outbox:
         self._kept[digest] = reading  # last in the order: the first is the one to let go
         return reading
 
-    def _ended(self, digest: str, reading: asyncio.Task[bytes]) -> None:
+    def _ended(self, digest: str, reading: asyncio.Task[bytes | None]) -> None:
         self._reading -= 1
-        if reading.cancelled() or reading.exception() is not None:
+        if reading.cancelled() or reading.exception() is not None or reading.result() is None:
             self._kept.pop(digest, None)
             return
-        self._kept_bytes += len(reading.result())
+        self._kept_bytes += _size(reading)
         for name, known in list(self._kept.items()):
             if self._kept_bytes <= KEPT_BYTES:
                 return
             if known.done():
-                self._kept_bytes -= len(known.result())
+                self._kept_bytes -= _size(known)
                 del self._kept[name]
 
-    def _read(self, digest: str) -> bytes:
-        return encode_fetch(Chunk(digest, self._runner.store.blobs.get(digest)))
+    def _read(self, digest: str) -> bytes | None:
+        try:
+            return encode_fetch(Chunk(digest, self._runner.store.blobs.get(digest)))
+        except DamagedChunkError:  # no trouble if nothing names it any more; the stream looks
+            return None
+
+
+def _size(reading: asyncio.Task[bytes | None]) -> int:
+    return len(reading.result() or b"")

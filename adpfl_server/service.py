@@ -15,11 +15,10 @@ from adpfl.errors import ProtocolError
 from adpfl.federated.run_events import SiteJoined, SiteLeft, SiteReady, SiteRefused, Task
 from adpfl.federated.run_state import RunState
 from adpfl.federated.site_tasks import obsolete, task_for
-from adpfl.federated.update_norm import update_norm
 from adpfl.wire import limits
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
-from adpfl.wire.bulk import FEDERATION, decode_push
+from adpfl.wire.bulk import FEDERATION, decode_push, encode_fetch
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.messages import (
     HeartbeatRequest,
@@ -49,6 +48,7 @@ from adpfl.wire.transfers import (
 )
 from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
+from adpfl_server.norms import UpdateNorms
 from adpfl_server.receiving import Reception
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.runner import Runner
@@ -76,6 +76,7 @@ class FederationService(rpc.FederationServicer):
         """
         self._runner = runner
         self._intake = intake
+        self._norms = UpdateNorms(runner)
         self._version = version
         self._instance_id = instance_id
         self._turns = Turns()
@@ -140,13 +141,18 @@ class FederationService(rpc.FederationServicer):
                     f"FetchRequest.digests names {digest[:12]}; it is no chunk of {fetch.object_digest[:12]}"
                 )
         site, messages = calling_site(), self._outbox.messages(fetch.digests)
-        for count in range(len(fetch.digests)):
+        for count, digest in enumerate(fetch.digests):
             if count and count % CHUNKS_PER_CHECK == 0:
                 await check_caller()
             message = await anext(messages)
+            if message is None:
+                await self._model(fetch.run, fetch.object_digest)  # a slow reader's model may be collected
+                data = await self._runner.in_files(self._runner.store.blobs.get, digest)
+                message = encode_fetch(Chunk(digest, data))
             self._runner.heard(site)
             yield message
-            self._runner.book.tally.transferred(site, "sent", len(message))
+            size = manifest.chunk_bytes(manifest.indices_of[digest][0])
+            self._runner.book.tally.transferred(site, "sent", size)
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferResponse:
         """Check an announced update against the round's base model; ask for what is missing."""
@@ -192,10 +198,7 @@ class FederationService(rpc.FederationServicer):
         site = calling_site()
         self._run_of(site, commit.run)
         measured = await self._runner.in_database(self._intake.to_measure, site, commit)
-        blobs = self._runner.store.blobs
-        norm = None
-        if measured is not None:
-            norm = await self._runner.in_files(update_norm, measured, blobs.get)
+        norm = None if measured is None else await self._norms.of(site, measured)
         row = await self._runner.in_database(self._intake.commit, site, commit, norm)
         return CommitUpdateResponse(Receipt.from_canonical_json(row.receipt_json), row.signature).to_wire()
 

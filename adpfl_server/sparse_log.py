@@ -1,5 +1,6 @@
 """Log lines that others cause: one now and then, with the number of those left out meanwhile."""
 
+import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -22,19 +23,23 @@ class _Told:
 
 
 class SparseLog:
-    """Warnings by kind."""
+    """Lines by kind."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, *, level: int = logging.WARNING
+    ) -> None:
         """Start with nothing told.
 
         Args:
             monotonic: seconds that never run backwards.
+            level: of the lines, as `logging` has it.
         """
+        self._level = level
         self._monotonic = monotonic
         self._told: dict[Hashable, _Told] = {}
 
     def tell(self, kind: Hashable, event: str, **details: Any) -> None:
-        """Log a warning, unless one of its kind was logged a moment ago.
+        """Log a line, unless one of its kind was logged a moment ago.
 
         Args:
             kind: what is alike.
@@ -51,4 +56,4 @@ class SparseLog:
         self._told[kind] = _Told(now)
         if len(self._told) > KINDS_KEPT:
             del self._told[next(iter(self._told))]
-        _log.warning(event, **details, **({"more_meanwhile": meanwhile} if meanwhile else {}))
+        _log.log(self._level, event, **details, **({"more_meanwhile": meanwhile} if meanwhile else {}))

@@ -23,7 +23,7 @@ from adpfl.security.certificates import Holder
 from adpfl.security.identity import time_text
 from adpfl.wire.operations import RunControl
 from adpfl_server.audit_log import LOCAL, record
-from adpfl_server.certificate_table import expiring, revoked_holders
+from adpfl_server.certificate_table import expiring, revoked_certificates
 from adpfl_server.database import transaction
 from adpfl_server.enrollment import revoke
 from adpfl_server.runner import Runner
@@ -96,20 +96,20 @@ class Steering:
     def __init__(
         self,
         runner: Runner,
-        drop: Callable[[Collection[Holder]], int],
+        drop: Callable[[Collection[str]], int],
         own_ends: Callable[[datetime], Iterable[str]],
     ) -> None:
         """Steer a runner's runs.
 
         Args:
             runner: whose runs.
-            drop: ends the calls under way of these holders and returns how many.
+            drop: ends the calls under way of certificates, by serial, and returns how many.
             own_ends: what to say of the server's own certificates that end soon.
         """
         self._runner = runner
         self._drop = drop
         self._own_ends = own_ends
-        self._revoked: frozenset[Holder] | None = None
+        self._revoked: dict[str, Holder] | None = None
         self._warned_at: datetime | None = None
 
     async def control(self, run: str, control: RunControl, *, actor: Holder | None, reason: str) -> RunState:
@@ -193,13 +193,18 @@ class Steering:
             _log.warning(words)
 
     async def _drop_revoked(self) -> None:
-        revoked: frozenset[Holder] = await self._runner.in_database(
-            revoked_holders, self._runner.store.connection
+        revoked: dict[str, Holder] = await self._runner.in_database(
+            revoked_certificates, self._runner.store.connection
         )
-        fresh = revoked - (self._revoked or frozenset())
-        if self._revoked is not None and fresh:
-            dropped = self._drop(fresh)
-            _log.warning("callers shut out", holders=sorted(map(str, fresh)), calls_ended=dropped)
+        fresh = (
+            {}
+            if self._revoked is None
+            else {serial: holder for serial, holder in revoked.items() if serial not in self._revoked}
+        )
+        if fresh:
+            dropped = self._drop(fresh.keys())
+            holders = sorted(map(str, set(fresh.values())))
+            _log.warning("callers shut out", holders=holders, calls_ended=dropped)
         self._revoked = revoked
 
 

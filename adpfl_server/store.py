@@ -22,6 +22,7 @@ from adpfl.kill_points import reach
 from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
+from adpfl.wire.receipts import CommitOutcome, Receipt
 from adpfl_server.audit_log import record
 from adpfl_server.blobs import BlobFolder
 from adpfl_server.collection import chunks_in_use, collect
@@ -50,6 +51,11 @@ class CommitRow:
     receipt_json: bytes
     signature: bytes
     committed_at: float
+
+    @property
+    def outcome(self) -> CommitOutcome:
+        """What the receipt says of the update."""
+        return Receipt.from_canonical_json(self.receipt_json).outcome
 
 
 class Store:

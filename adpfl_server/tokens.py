@@ -129,16 +129,18 @@ def live_token(database: sqlite3.Connection, holder: Holder, token: str, now: da
             found = row
     if found is None:
         raise IdentityError(f"the token is not one of {holder}'s")
-    if now.timestamp() >= found["expires_at"] and not signing_queue.stands(database, presented):
-        ended = time_text(datetime.fromtimestamp(found["expires_at"], UTC))
-        raise IdentityError(f"{holder}'s token ended at {ended}")
+    ended = found["ended_at"]
+    if ended is None and now.timestamp() >= found["expires_at"]:
+        ended = None if signing_queue.stands(database, presented) else found["expires_at"]
+    if ended is not None:
+        raise IdentityError(f"{holder}'s token ended at {time_text(datetime.fromtimestamp(ended, UTC))}")
     return found
 
 
 def end_tokens(database: sqlite3.Connection, holder: Holder, now: datetime) -> None:
-    """End a holder's tokens, and the enrolments that wait on them, within a transaction."""
+    """End a holder's tokens for good, and the enrolments that wait on them, within a transaction."""
     signing_queue.end_enrolments(database, holder, now=now)
     database.execute(
-        "UPDATE enrollment_tokens SET expires_at = ? WHERE role = ? AND name = ? AND expires_at > ?",
-        (now.timestamp(), holder.role, holder.name, now.timestamp()),
+        "UPDATE enrollment_tokens SET ended_at = ? WHERE role = ? AND name = ? AND ended_at IS NULL",
+        (now.timestamp(), holder.role, holder.name),
     )

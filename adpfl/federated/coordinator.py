@@ -17,7 +17,9 @@ so. An update counts once: later, repeated and contradicting ones get an answer 
 A site whose update broke a rule of the plan sits the round out; where that leaves fewer sites than the
 quorum, the round can never close and the run fails.
 An update whose stored bytes turn out damaged before they were added up no longer counts: its site is given
-its task again, which it answers with the same bytes. While a model is damaged no round opens.
+its task again, which it answers with the same bytes. An update that came while the others were added up is
+late for good, even where the round opens again for that: its site was told so, and waits for the next round.
+While a model is damaged no round opens.
 """
 
 from functools import singledispatch
@@ -106,7 +108,7 @@ def judge(state: RunState, event: UpdateArrived | UpdateRefused) -> Verdict:
             return Verdict.REPEATED if update.update_digest == event.update_digest else Verdict.CONFLICTING
     if event.site in current.turned_away:
         return Verdict.REFUSED
-    return Verdict.LATE if current.aggregating else Verdict.ACCEPTED
+    return Verdict.LATE if current.aggregating or event.site in current.late else Verdict.ACCEPTED
 
 
 @singledispatch
@@ -201,6 +203,8 @@ def _update_arrived(event: UpdateArrived, state: RunState, now: float) -> Transi
     verdict = judge(state, event)
     if verdict is Verdict.ACCEPTED:
         return Transition(_with_update(state, event), verdict=verdict)
+    if verdict is Verdict.LATE:
+        state = _with_late(state, event)
     return Transition(state, timeline=(_note(state, event, verdict, now),), verdict=verdict)
 
 
@@ -445,6 +449,15 @@ def _with_update(state: RunState, event: UpdateArrived) -> RunState:
     changed = state.model_copy(update={"open_round": current.model_copy(update={"updates": updates})})
     site = state.site(event.site).model_copy(update={"silent": False})
     return _with_site(changed, site)
+
+
+def _with_late(state: RunState, event: UpdateArrived) -> RunState:
+    """Remember in the open round who was told to be late for it: a signed receipt says so."""
+    current = state.open_round
+    if current is None or event.round != current.round or event.site in current.late:
+        return state
+    changed = current.model_copy(update={"late": (*current.late, event.site)})
+    return state.model_copy(update={"open_round": changed})
 
 
 def _with_site(state: RunState, changed: SiteState) -> RunState:

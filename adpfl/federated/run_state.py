@@ -88,6 +88,8 @@ class OpenRound(FrozenModel):
     """In the order of the cohort, whatever the order of arrival: floating-point sums depend on it."""
     refused: tuple[RefusedUpdate, ...] = ()
     """In the order of arrival; at most one a site."""
+    late: tuple[Name, ...] = ()
+    """Sites that were told that their update came too late; that stays so where the round opens again."""
     deadline_passed: bool = False
     aggregating: bool = False
     asked_again_at: float | None = None
@@ -106,7 +108,7 @@ class OpenRound(FrozenModel):
     @property
     def done(self) -> frozenset[str]:
         """Sites from which the round takes no update any more."""
-        return self.answered | self.turned_away.keys()
+        return self.answered | self.turned_away.keys() | set(self.late)
 
 
 class RunState(FrozenModel):
@@ -183,7 +185,12 @@ class RunState(FrozenModel):
     def able(self) -> tuple[str, ...]:
         """Sites whose update the open round has or may still get, or the next one would, in cohort order."""
         answered = self.open_round.answered if self.open_round else frozenset()
-        return tuple(site.site for site in self.sites if site.takes_part or site.site in answered)
+        late = self.open_round.late if self.open_round else ()
+        return tuple(
+            site.site
+            for site in self.sites
+            if site.site in answered or (site.takes_part and site.site not in late)
+        )
 
 
 def summary(state: RunState) -> str:
@@ -257,6 +264,8 @@ def _standing_aside(state: RunState) -> list[str]:
         return aside
     turned_away = state.open_round.turned_away if state.open_round else {}
     aside += [f"the update of {name} was refused ({reason})" for name, reason in turned_away.items()]
+    late = state.open_round.late if state.open_round else ()
+    aside += [f"the update of {name} came too late for the round" for name in late]
     aside += [f"{site.site} is silent" for site in state.sites if site.silent]
     quorum = state.plan.cohort.quorum
     adding_up = state.open_round is not None and state.open_round.aggregating

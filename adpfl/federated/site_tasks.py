@@ -1,7 +1,7 @@
 """What a site is to do now, read from a run's state."""
 
 from adpfl.federated.run_events import Task
-from adpfl.federated.run_state import RunState
+from adpfl.federated.run_state import RunState, SiteState
 
 
 def task_for(state: RunState, name: str) -> Task:
@@ -21,21 +21,33 @@ def task_for(state: RunState, name: str) -> Task:
         )
         return Task("failed", state.rounds_closed, detail=detail)
     current = state.open_round
+    reason = _why_waiting(state, site)
+    if reason is not None or current is None:
+        return Task("wait", current.round if current else 0, detail=reason or "")
+    return Task("train", current.round, current.base_digest)
+
+
+def _why_waiting(state: RunState, site: SiteState) -> str | None:
+    """Why a site of a run that goes on has nothing to do; None where it is to train."""
     if not site.joined:
-        reason = "join first"
-    elif site.refusal is not None:
-        reason = "this site refuses the run until its agent is started again"
-    elif site.has_left:
-        reason = "this site has left the run"
-    elif current is None:
-        reason = "paused by the operator" if state.paused else "waiting for enough sites"
-    elif name in current.turned_away:
-        reason = f"this site's update was refused: {current.turned_away[name]}; the next round takes another"
-    elif current.aggregating or name in current.answered:
-        reason = "waiting for the round to close"
-    else:
-        return Task("train", current.round, current.base_digest)
-    return Task("wait", current.round if current else 0, detail=reason)
+        return "join first"
+    if site.refusal is not None:
+        return "this site refuses the run until its agent is started again"
+    if site.has_left:
+        return "this site has left the run"
+    return _why_no_update(state, site.site)
+
+
+def _why_no_update(state: RunState, name: str) -> str | None:
+    """Why a site that takes part owes no update now; None where it does."""
+    current = state.open_round
+    if current is None:
+        return "paused by the operator" if state.paused else "waiting for enough sites"
+    if name in current.turned_away:
+        return f"this site's update was refused: {current.turned_away[name]}; the next round takes another"
+    if name in current.late:
+        return "this site's update came too late for the round; the next one takes another"
+    return "waiting for the round to close" if current.aggregating or name in current.answered else None
 
 
 def obsolete(state: RunState, name: str, round_number: int) -> bool:

@@ -38,6 +38,9 @@ Role = Literal["site", "operator", "auditor"]
 """What a certificate lets its holder do: take part in runs, steer them, or read what happened."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
+HOSTS_PER_SERVER: Final = 64
+"""Hosts that one certificate names: as many as a file of signing requests carries."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
@@ -175,7 +178,7 @@ def issue_server_certificate(
         lifetime: cut short where the authority itself ends earlier.
 
     Raises:
-        IdentityError: no host, or one that is neither a DNS name nor an IP address.
+        IdentityError: no host or too many, or one that is neither a DNS name nor an IP address.
     """
     names = names_of_hosts(hosts)
     return _issue_leaf(
@@ -335,20 +338,25 @@ def names_of_hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
     """The names that a server's certificate has for these hosts, each once.
 
     Raises:
-        IdentityError: no host, or one that is neither a DNS name nor an IP address.
+        IdentityError: no host or too many, or one that is neither a DNS name nor an IP address.
     """
     if not hosts:
         raise IdentityError("hosts is empty; must name at least one DNS name or IP address that sites dial")
+    if len(hosts) > HOSTS_PER_SERVER:
+        raise IdentityError(f"hosts names {len(hosts)}; must name 1 to {HOSTS_PER_SERVER}")
     return [_general_name(host) for host in dict.fromkeys(hosts)]
 
 
 def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
+    if (
+        "%" not in host
+    ):  # a zone may hold any character, means something on one machine alone, and is not signed
+        try:
+            return x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            pass
     name = host.lower()
-    if len(name) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in name.split(".")):
+    if host.isascii() and len(name) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in name.split(".")):
         return x509.DNSName(name)
     raise IdentityError(
         f"host is {host[:80]!r}; must be a DNS name or an IP address, without port or wildcard"

@@ -20,12 +20,11 @@ from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from adpfl.config import FrozenModel, parse
 from adpfl.errors import ConfigError, IdentityError
-from adpfl.security.certificates import Holder, Role, names_of_hosts
+from adpfl.security.certificates import HOSTS_PER_SERVER, Holder, Role, names_of_hosts
 from adpfl.security.private_files import MAX_FILE_BYTES, read_public, sync_folder
 
 REQUESTS_PER_FILE: Final = 500
 """Requests that one file carries; certificates for them fit in a file too."""
-HOSTS_PER_SERVER: Final = 64
 
 Purpose = Literal["enrolment", "renewal"]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -252,6 +254,100 @@ def test_a_full_disk_stops_the_agent_before_anything_is_sent(
         (1, "committed"),
         (2, "committed"),
     ]
+
+
+@pytest.fixture
+def read_only_in_training(monkeypatch):
+    """The disk refuses to let the room go that was held for an update; returns the refusals."""
+    refused = []
+
+    def unlink(path, missing_ok=False):
+        if path.name == "room.partial":
+            refused.append(path)
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        unlinked(path, missing_ok=missing_ok)
+
+    unlinked = Path.unlink
+    monkeypatch.setattr(Path, "unlink", unlink)
+    return refused
+
+
+def test_a_disk_that_turns_read_only_in_training_is_not_waited_for(
+    open_agent, make_config, make_plan, serve, monkeypatch, read_only_in_training
+):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(spool, "new_folder", read_only)
+    serve(make_plan())
+    config = make_config()
+    with open_agent(config) as agent, pytest.raises(StorageError, match="stays charged") as error:
+        agent.work(until_finished=True)
+    assert error.type is StorageError
+    assert len(read_only_in_training) == 1
+    assert [(one.round_number, one.status) for one in reservations(config)] == [(1, "reserved")]
+
+
+def test_held_room_that_cannot_be_let_go_costs_nothing(
+    open_agent, make_config, make_plan, serve, read_only_in_training
+):
+    serve(make_plan())
+    config = make_config()
+    with open_agent(config) as agent:
+        assert agent.work(until_finished=True)[0].status == "finished"
+    assert len(read_only_in_training) == 2
+    assert [(one.round_number, one.status) for one in reservations(config)] == [
+        (1, "committed"),
+        (2, "committed"),
+    ]
+
+
+def test_an_image_on_a_disk_that_refuses_in_training_is_not_waited_for(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    def fail(*_arguments, **_options):
+        raise OSError(errno.EROFS, "Read-only file system", "/srv/clinic/secret.png")
+
+    monkeypatch.setattr(round_work, "local_update", fail)
+    serve(make_plan())
+    config = make_config()
+    with open_agent(config) as agent, pytest.raises(StorageError, match="stays charged") as error:
+        agent.work(until_finished=True)
+    assert error.type is StorageError
+    assert [(one.round_number, one.status) for one in reservations(config)] == [(1, "reserved")]
+
+
+def test_a_disk_that_fills_up_after_the_ledgers_commit_is_not_waited_for(
+    open_agent, make_config, make_plan, serve, monkeypatch
+):
+    serve(make_plan())
+    config = make_config()
+
+    def replace(path, target):
+        if path.name == "ledger.head.partial" and charged(config):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return renamed(path, target)
+
+    renamed = Path.replace
+    with open_agent(config) as agent, monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(StorageError, match="what was appended stands") as error:
+            agent.work(until_finished=True)
+    assert error.type is StorageError
+    assert charged(config) == 1
+    with open_agent(config) as agent:  # the chain holds the head that is one behind
+        assert agent.work(until_finished=True)[0].status == "finished"
+    assert charged(config) == 3
+
+
+def charged(config):
+    """How often a round was charged, by the ledger's file alone; 0 while it is being made."""
+    if not (config.state_dir / "runs").exists():
+        return 0
+    uri = f"file:{config.state_dir / 'ledger.sqlite'}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as database:
+        (count,) = database.execute("SELECT count(*) FROM entries WHERE kind = 'reserved'").fetchone()
+    return count
 
 
 def test_a_local_file_that_cannot_be_used_is_said_in_one_line_and_not_to_the_server(

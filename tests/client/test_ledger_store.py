@@ -15,6 +15,7 @@ import pytest
 
 from adpfl.errors import (
     BudgetError,
+    DiskUnwritableError,
     IdentityError,
     IntegrityError,
     PrivacyError,
@@ -367,6 +368,31 @@ def test_a_disk_too_full_for_the_head_refuses_before_anything_is_spent(
         assert store.reservations() == ()
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(sqlite3.SQLITE_IOERR_DIR_FSYNC, StorageError), (sqlite3.SQLITE_FULL, DiskUnwritableError)],
+)
+def test_a_commit_that_may_have_been_kept_is_not_told_as_if_nothing_was_spent(
+    store: LedgerStore, monkeypatch: pytest.MonkeyPatch, code: int, told: type[StorageError]
+) -> None:
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(connection, name)
+
+        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                error = sqlite3.OperationalError("the disk refuses")
+                error.sqlite_errorcode = code
+                raise error
+            return connection.execute(statement, *parameters)
+
+    connection = store._connection
+    monkeypatch.setattr(store, "_connection", Failing())
+    with pytest.raises(StorageError) as error:
+        store.reserve(REQUEST, POLICY, now=NOW)
+    assert error.type is told
+
+
 def _no_space(_descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
@@ -483,3 +509,13 @@ def test_an_approval_is_kept_for_the_very_plan(store: LedgerStore) -> None:
     store.approve("first", "a" * 64, by="Dr. Bea", now=NOW)
     (approval,) = store.approvals()
     assert (approval.plan_digest, approval.by) == ("a" * 64, "Dr. Ada")
+
+
+def test_a_schema_that_is_no_text_any_more_is_damage(spent_state: Path) -> None:
+    """SQLite quotes what it cannot parse in its message, and Python cannot decode the quotation."""
+    path = spent_state / "ledger.sqlite"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"CREATE TABLE") - 10] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        LedgerStore.open(spent_state, NOW)

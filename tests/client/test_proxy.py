@@ -90,6 +90,19 @@ def test_direct_overrules_the_environment(site_with, connect_proxy, dial, monkey
     assert proxy.heads == []
 
 
+@pytest.mark.parametrize("way", ["direct", "named", "environment"])
+def test_no_variable_of_grpcs_own_leads_elsewhere(
+    site_with, connect_proxy, dial, federation, monkeypatch, way
+):
+    proxy, hidden = connect_proxy(), connect_proxy()
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY", hidden.url.removeprefix("http://"))
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "127.0.0.1")
+    named = {"direct": "direct", "named": proxy.url}.get(way)
+    dial(route_of(site_with(proxy=named))).join(JOIN)
+    assert hidden.heads == []
+    assert bool(proxy.heads) == (way == "named")
+
+
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
 def test_the_environments_proxy_is_followed_with_its_credentials(
     site_with, connect_proxy, dial, federation, monkeypatch, variable

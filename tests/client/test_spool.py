@@ -75,6 +75,15 @@ def test_what_a_crash_left_is_discarded_and_named(spool):
     assert spool.sealed("derm") == [sealed]
 
 
+def test_what_a_crash_left_of_held_room_or_of_a_sent_update_is_no_loss(spool):
+    sealed = seal(spool)
+    leftovers = [sealed.folder.with_name(name) for name in ("room.partial", "round-0006-a.sent.partial")]
+    leftovers[0].write_bytes(b"0")
+    leftovers[1].mkdir()
+    assert spool.discard_unsealed() == []
+    assert not any(path.exists() for path in leftovers)
+
+
 def test_a_failure_while_writing_seals_nothing(spool):
     with pytest.raises(Exception, match="float32"):
         spool.seal(KEY, {"w": np.zeros(3)}, chunk_size=65_536, reservation="r", steps=(), engine_state=None)

@@ -21,19 +21,22 @@ RAW, AGENTS = "hospital3", ("hospital1", "hospital2")
 def federation(federate) -> Federation:
     """Two agents at work; the third site is for the test to play."""
     made: Federation = federate()
-    made.start("server")
-    for site in AGENTS:
-        made.start(site)
+    made.start_all(without=RAW)
     return made
 
 
 @pytest.fixture
 def raw(federation) -> Iterator[RawSite]:
+    made = joined(federation)
+    yield made
+    made.close()
+
+
+def joined(federation: Federation) -> RawSite:
     made = RawSite(federation, RAW)
     federation.wait_until(lambda: "serving" in federation.events("server"), "the server to serve")
     made.join()
-    yield made
-    made.close()
+    return made
 
 
 def refused(call, *arguments, **options) -> grpc.StatusCode:
@@ -101,6 +104,25 @@ def test_an_update_of_a_past_round_comes_back_in_vain(federation, raw):
     assert refused(raw.commit, 1, old_task.base_digest, other) is grpc.StatusCode.ALREADY_EXISTS
     send(raw, 2)
     end(federation)
+
+
+def test_a_commit_after_its_round_is_answered_and_not_added(federate):
+    """The bytes are there in time, the commit is not: the others' round closes without them."""
+    federation = federate(quorum=2)
+    federation.start_all(without=RAW)
+    raw = joined(federation)
+    task = raw.train_task()
+    update = raw.made_up_update(task.base_digest, 1)
+    assert raw.push(1, update, raw.offer(1, task.base_digest, update)) == ()
+    federation.wait_until(lambda: len(federation.record()["rounds"]) > 1, "round 1 to close without us")
+    late = raw.commit(1, task.base_digest, update)
+    assert late.receipt.outcome is CommitOutcome.LATE
+    assert raw.commit(1, task.base_digest, update) == late
+    assert raw.offer(1, task.base_digest, update) == ()
+    assert raw.push(1, update) == ()
+    raw.close()
+    end(federation)
+    assert federation.record()["rounds"][0]["missing"] == [RAW]
 
 
 def test_rounds_and_runs_that_do_not_exist_take_nothing(federation, raw):

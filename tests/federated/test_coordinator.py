@@ -15,11 +15,13 @@ from adpfl.federated.run_events import (
     SiteFellSilent,
     SiteHeard,
     SiteJoined,
+    SiteLeft,
     SiteReady,
     SiteRefused,
     TasksChanged,
     TimePassed,
     UpdateArrived,
+    UpdateDamaged,
     UpdateNoted,
     UpdateRefused,
     Verdict,
@@ -253,6 +255,38 @@ def test_a_late_update_is_answered_and_not_aggregated():
     assert again.verdict is Verdict.LATE
     assert machine.kinds().count("update_late") == 2
     assert len(machine.sums()) == 1
+
+
+def test_an_update_stays_late_where_its_round_opens_again():
+    machine = running()
+    machine.update("a")
+    machine.update("b", 2)
+    machine.feed(TimePassed(), later=DEADLINE)
+    assert machine.update("c", 3).verdict is Verdict.LATE
+    machine.feed(UpdateDamaged(1, ("a",), "chunk 0 is damaged"))
+    assert task_for(machine.state, "a").kind == "train"
+    task = task_for(machine.state, "c")
+    assert (task.kind, task.round) == ("wait", 1)
+    assert "came too late for the round" in task.detail
+    assert obsolete(machine.state, "c", 1)
+    assert machine.update("c", 3).verdict is Verdict.LATE
+    assert machine.update("c", 4).verdict is Verdict.LATE
+    assert "the update of c came too late for the round" in summary(machine.state)
+    machine.update("a")  # nobody else is waited for
+    assert [part.site for part in machine.sums()[-1].contributions] == ["a", "b"]
+    machine.close(9)
+    assert task_for(machine.state, "c").kind == "train"
+
+
+def test_a_round_that_only_late_updates_could_close_says_so():
+    machine = running()
+    machine.update("a")
+    machine.update("b", 2)
+    machine.feed(TimePassed(), later=DEADLINE)
+    machine.update("c", 3)
+    machine.feed(SiteLeft("a", "a new scanner"))
+    machine.feed(UpdateDamaged(1, ("a",), "chunk 0 is damaged"))
+    assert "the quorum of 2 cannot be reached with 1 of 3 sites" in summary(machine.state)
 
 
 def test_repeated_conflicting_and_foreign_updates_change_nothing():

@@ -87,6 +87,7 @@ class World:
         self.answers = []  # of the adding up, likewise
         self.accepted = Counter()
         self.refused = set()
+        self.late = set()  # of these a receipt says that they were not added up
         self.records = []
         self.instances = dict.fromkeys(SITES, 0)
 
@@ -98,7 +99,9 @@ class World:
         after = self.state = moved.state
         if isinstance(event, UpdateArrived) and moved.verdict is Verdict.ACCEPTED:
             self.accepted[event.round, event.site, event.update_digest] += 1
-            assert (event.round, event.site) not in self.refused
+            assert (event.round, event.site) not in self.refused | self.late
+        if isinstance(event, UpdateArrived) and moved.verdict is Verdict.LATE:
+            self.late.add((event.round, event.site))
         for action in moved.actions:
             if isinstance(action, Aggregate):
                 self.check_sum(action)
@@ -208,12 +211,24 @@ class World:
         again = UpdateArrived(site, current.round, current.base_digest, lost.update_digest)
         self.under_way[site] = again
 
+    def come_too_late(self, site):
+        """A site's update comes while the others are added up; whatever is damaged then, it stays out."""
+        current = self.state.open_round
+        if current is None or not current.aggregating or site in current.done:
+            return
+        if self.state.site(site).joined:
+            update = digest("update", site, current.round, self.instances[site])
+            event = UpdateArrived(site, current.round, current.base_digest, update)
+            self.deliver(event)
+            assert task_for(self.state, site).kind == "wait"
+            self.under_way[site] = event  # it comes once more, some time
+
     def break_model(self, _):
         self.feed(StorageDamaged(f"the model of round {self.state.rounds_closed}"))
 
     def mend_model(self, _):
         self.feed(StorageMended())
-        assert not self.state.damage
+        assert self.state.over or not self.state.damage
 
     def fall_silent(self, site):
         self.feed(SiteFellSilent(site))
@@ -363,6 +378,7 @@ USUAL = (World.enter_all, World.train, World.train_all_but, World.train_all_but,
 ODD = (
     *(World.join, World.ask, World.restart_agent, World.refuse, World.fall_silent, World.call),
     *(World.leave, World.ask, World.damage, World.break_model, World.mend_model, World.mend_model),
+    *(World.come_too_late, World.damage, World.come_too_late),
     *(World.compute, World.compute, World.repeat, World.train_on_another_history, World.repeat_answer),
     *(World.tick, World.tick, World.pause, World.resume, World.resume, World.resume),
 )
@@ -443,7 +459,8 @@ def test_every_run_ends_or_says_what_it_waits_for(count):
         # Only ever because too few are left, and the words name everyone who is gone.
         current = world.state.open_round
         done = current.answered if current else frozenset()
-        assert len(done | alive) < plan.cohort.quorum or len(alive) < plan.cohort.quorum
+        late = set(current.late) if current else set()
+        assert len(done | (alive - late)) < plan.cohort.quorum or len(alive) < plan.cohort.quorum
         gone = set(SITES) - alive - done
         assert gone
         assert all(site in summary(world.state) for site in gone)

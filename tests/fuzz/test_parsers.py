@@ -6,11 +6,12 @@ import tracemalloc
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.fuzz.database_targets import DATABASE_TARGETS
 from tests.fuzz.file_targets import FILE_TARGETS
 from tests.fuzz.mutations import NASTY, inputs
 from tests.fuzz.wire_targets import WIRE_TARGETS
 
-TARGETS = (*WIRE_TARGETS, *FILE_TARGETS)
+TARGETS = (*WIRE_TARGETS, *FILE_TARGETS, *DATABASE_TARGETS)
 FEW, MANY = 40, 1000
 SECONDS = 10.0
 """For one input of at most 2 MB, on a machine that is busy with other things."""

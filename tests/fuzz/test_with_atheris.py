@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.database_targets import DATABASE_TARGETS
 from tests.fuzz.file_targets import FILE_TARGETS
 from tests.fuzz.wire_targets import WIRE_TARGETS
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 2
-NAMES = [target.name for target in (*WIRE_TARGETS, *FILE_TARGETS)]
+NAMES = [target.name for target in (*WIRE_TARGETS, *FILE_TARGETS, *DATABASE_TARGETS)]
 
 pytestmark = [
     pytest.mark.full,

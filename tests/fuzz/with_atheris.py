@@ -24,9 +24,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each")
     options = parser.parse_args()
     with atheris.instrument_imports(include=["adpfl", "adpfl_client", "adpfl_server", "yaml", "json"]):
-        from tests.fuzz.file_targets import FILE_TARGETS  # noqa: PLC0415 - instrumented as it is imported
+        from tests.fuzz.database_targets import DATABASE_TARGETS  # noqa: PLC0415 - instrumented as it is read
+        from tests.fuzz.file_targets import FILE_TARGETS  # noqa: PLC0415
         from tests.fuzz.wire_targets import WIRE_TARGETS  # noqa: PLC0415
-    targets = {target.name: target for target in (*WIRE_TARGETS, *FILE_TARGETS)}
+    targets = {target.name: target for target in (*WIRE_TARGETS, *FILE_TARGETS, *DATABASE_TARGETS)}
     if not options.target:
         command = [sys.executable, "-m", "tests.fuzz.with_atheris", "--seconds", str(options.seconds)]
         broken = [name for name in targets if subprocess.run([*command, name], check=False).returncode]

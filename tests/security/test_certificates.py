@@ -11,12 +11,14 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import (
     CLOCK_SKEW,
+    HOSTS_PER_SERVER,
     MAX_REQUEST_BYTES,
     Holder,
     create_authority,
     create_request,
     issue_client_certificate,
     issue_server_certificate,
+    names_of_hosts,
     new_key,
     public_key_of_request,
     serial_text,
@@ -229,6 +231,9 @@ def test_a_site_needs_a_safe_name(consortium, site):
         "-a.example",
         "host:50051",
         "https://host",
+        "fe80::1%eth0",
+        "fe80::1%\x1b[2K\x1b[1Gsite hospital1",  # would rewrite the line that a person agrees to
+        "\u212aey.example.org",  # the Kelvin sign, of which the lower case is an ASCII k
         "a b",
         "under_score",
         "é.example",
@@ -237,6 +242,13 @@ def test_a_site_needs_a_safe_name(consortium, site):
 def test_a_host_is_a_name_or_an_address(consortium, host):
     with pytest.raises(IdentityError, match="host is"):
         consortium.server("localhost", host)
+
+
+def test_a_server_has_no_more_hosts_than_a_file_of_requests_may_hold():
+    hosts = [f"host{number}.example.org" for number in range(HOSTS_PER_SERVER + 1)]
+    assert len(names_of_hosts(hosts[1:])) == HOSTS_PER_SERVER
+    with pytest.raises(IdentityError, match=f"names {HOSTS_PER_SERVER + 1}; must name 1 to"):
+        names_of_hosts(hosts)
 
 
 def test_a_server_needs_a_host(consortium):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-from adpfl.errors import AdpflError, ConfigError
+from adpfl.errors import AdpflError, ConfigError, StateError
 from adpfl.security.certificates import AUTHORITY_LIFETIME
 from adpfl_server.cli import app
 
@@ -52,13 +52,14 @@ def test_an_authority_is_two_files_and_never_overwritten(typed, tmp_path):
 
 def test_nothing_is_signed_that_nobody_agreed_to(founded, tmp_path):
     founded("requests", "export", "requests.json")
-    told = founded("sign", "requests.json", answers="n\n")
-    assert "server at fl.example.org: enrolment, asked" in told
-    assert "signed nothing" in told
+    with pytest.raises(StateError, match="nothing was signed"):  # so that a script does not go on to import
+        founded("sign", "requests.json", answers="n\n")
     with pytest.raises(ConfigError, match="no answer; nothing was signed"):
         founded("sign", "requests.json")
     assert not (tmp_path / "certificates.json").exists()
-    assert "wrote c.json: 1 certificates" in founded("sign", "requests.json", "-o", "c.json", answers="y\n")
+    told = founded("sign", "requests.json", "-o", "c.json", answers="y\n")
+    assert "server at fl.example.org: enrolment, asked" in told
+    assert "wrote c.json: 1 certificates" in told
     assert "certified until" in founded("requests", "import", "c.json")
     assert founded("requests", "list") == "no request waits for a signature\n"
 

@@ -1,5 +1,7 @@
 """A byte that the disk has changed: noticed by its digest, said by name, never added up, mended."""
 
+import asyncio
+import threading
 import time
 
 import grpc
@@ -7,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from adpfl.errors import StateError
-from adpfl.wire.messages import TaskKind
+from adpfl.wire.messages import SiteActivity, TaskKind
+from adpfl.wire.receipts import CommitOutcome
 from adpfl_server import health, housekeeping, runner
 from adpfl_server.cli import app
 from adpfl_server.export import Choice, Kind, export_model
@@ -115,6 +118,61 @@ def test_a_committed_update_is_asked_for_again_and_counts_once_under_its_receipt
     store.close()
 
 
+def late_in_a_round_that_opens_again(consortium, monkeypatch, plan, late):
+    """While two updates are added up, one of them damaged, the third site's comes; then the round goes on."""
+    free = threading.Event()
+    ask = runner.Runner._asked_again
+
+    async def held(self, run, action):
+        await asyncio.to_thread(free.wait, 30)
+        return await ask(self, run, action)
+
+    monkeypatch.setattr(runner.Runner, "_asked_again", held)
+    consortium.start(plan)
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    base = callers[0].next_task().base_digest
+    first = consortium.update(1)
+    callers[0].send(1, base, first)
+    flip(consortium, first.manifest.chunk_digests[0])
+    callers[2].heartbeat(SiteActivity.LEFT, 1)
+    callers[1].send(1, base, consortium.update(2))  # the quorum
+    eventually(lambda: state(consortium).open_round.aggregating, "nothing is added up")
+    callers[2].next_task()  # it comes back, with what it has
+    said = callers[2].commit(1, base, late.manifest.digest)
+    free.set()
+    eventually(lambda: not state(consortium).open_round.aggregating, "the round did not open again")
+    task = callers[2].next_task()
+    again = callers[2].send(1, base, late)
+    callers[0].send(1, base, first)
+    eventually(lambda: state(consortium).rounds_closed == 1, "the round does not close")
+    consortium.running[0].stop()
+    return said, task, again, consortium.record()["rounds"][0]
+
+
+def test_an_update_that_was_told_to_be_late_stays_late_where_its_round_opens_again(
+    consortium, quick, monkeypatch
+):
+    update = consortium.update(7)
+    said, task, again, record = late_in_a_round_that_opens_again(
+        consortium, monkeypatch, consortium.plan(), update
+    )
+    assert said.receipt.outcome is CommitOutcome.LATE
+    assert (task.kind, task.round) == (TaskKind.WAIT, 1)
+    assert "came too late" in task.detail
+    assert (again.receipt, again.signature) == (said.receipt, said.signature)
+    assert record["sites"] == ["hospital1", "hospital2"]
+    assert record["missing"] == ["hospital3"]
+
+
+def test_no_bound_on_the_norm_is_passed_by_coming_too_late_first(consortium, quick, monkeypatch):
+    plan = consortium.plan(aggregation={"max_update_norm": 10.0})
+    huge = consortium.update_of(consortium.weights(7, 1000.0))
+    *_, record = late_in_a_round_that_opens_again(consortium, monkeypatch, plan, huge)
+    assert record["sites"] == ["hospital1", "hospital2"]
+
+
 def test_a_damaged_update_survives_a_restart_in_between(consortium, callers):
     expected = play_round(consortium, callers, "control", 1)
     base = callers[0].next_task().base_digest
@@ -137,8 +195,9 @@ def test_a_damaged_update_survives_a_restart_in_between(consortium, callers):
 
 
 def test_a_damaged_base_model_holds_the_run_up_says_so_and_is_mended_from_a_copy(
-    consortium, callers, tmp_path
+    consortium, callers, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("adpfl_server.sending.KEPT_BYTES", 0)  # else whole chunks would go out from memory
     base = play_round(consortium, callers, "demo", 1)
     config = consortium.running[-1].config
     copy = tmp_path / "copy.safetensors"

@@ -6,7 +6,8 @@ import stat
 import pytest
 
 from adpfl.errors import StateError
-from adpfl_server.database import SCHEMA_VERSION, open_database, open_read_only, require_sound, transaction
+from adpfl_server.database import open_database, open_read_only, require_sound, transaction
+from adpfl_server.schema import SCHEMA_VERSION
 
 
 def test_it_is_durable_private_and_checks_foreign_keys(tmp_path):

@@ -161,6 +161,17 @@ def test_a_new_token_ends_the_older_one(issue, spend):
     spend(newer, new_request(), now=NOW + timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("ended_by", ["a newer token", "a revocation"])
+def test_a_clock_set_back_brings_no_ended_token_back(database, issue, spend, ended_by):
+    token, later = issue(), NOW + timedelta(minutes=1)
+    if ended_by == "a newer token":
+        issue(now=later)
+    else:
+        revoke(database, Holder("site", "hospital1"), now=later)
+    with pytest.raises(IdentityError, match="token ended at"):
+        spend(token, new_request(), now=NOW)
+
+
 @pytest.mark.parametrize("token", ["", "guess", "x" * 43, "x" * 100_000, "é"])
 def test_a_guess_buys_nothing(database, issue, spend, token):
     issue()

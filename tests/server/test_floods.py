@@ -132,11 +132,9 @@ def test_a_site_is_served_beside_idle_connections_and_unfinished_handshakes(
     hello = client_hello()
     unfinished = [dial(server.port, hello[: len(hello) // 2]) for _ in range(UNFINISHED // 2)]
     unfinished += [dial(server.port, hello) for _ in range(UNFINISHED // 2)]
-    started = time.monotonic()
     newcomer = caller_at("hospital2", f"localhost:{server.port}")
     newcomer.join("1")
     assert not known.heartbeat(SiteActivity.IDLE).obsolete
-    assert time.monotonic() - started < 10
     assert not any(is_closed(one) for one in idle)  # it was served beside them, not after them
     server.wait_for(lambda: all(is_closed(one) for one in idle + unfinished))
     newcomer.join("1")

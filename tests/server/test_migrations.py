@@ -9,13 +9,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from adpfl.errors import StateError
 from adpfl_server import audit_log
-from adpfl_server.database import SCHEMA_VERSION, backup_path, open_database, open_read_only
+from adpfl_server.database import backup_path, open_database, open_read_only
+from adpfl_server.schema import SCHEMA_VERSION
 from adpfl_server.store import DATABASE_FILE, Store
 
 DUMPS = Path(__file__).parent / "databases"
@@ -105,6 +108,22 @@ def test_rows_are_kept_the_schema_is_the_newest_and_a_copy_is_left(version, tmp_
     assert store.state("demo").site("hospital1").training_patients == 10
     assert store.newest_receipt("hospital1").signature == b"sig"
     store.close()
+
+
+def test_a_token_that_has_ended_stays_so_and_one_whose_request_stands_goes_on(tmp_path):
+    path = made_by(6, tmp_path)
+    later = time.time() + 3600.0
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM enrollment_tokens")
+        connection.executemany(
+            "INSERT INTO enrollment_tokens (token_sha256, name, issued_at, expires_at) "
+            "VALUES (?, 'a', 0.0, ?)",
+            [("ended", 2000.0), ("waits", 2000.0), ("works", later)],
+        )
+        connection.execute("UPDATE signing_requests SET token_sha256 = 'waits'")
+    with closing(open_database(path)) as connection:
+        rows = connection.execute("SELECT token_sha256, ended_at FROM enrollment_tokens").fetchall()
+    assert {tuple(row) for row in rows} == {("ended", 2000.0), ("waits", None), ("works", None)}
 
 
 def test_there_is_a_dump_of_every_older_version():

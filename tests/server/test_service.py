@@ -492,6 +492,41 @@ def test_a_full_disk_is_one_line_here_and_a_call_to_repeat_there(running, joined
     assert caller.send(1, base, update).receipt.outcome is CommitOutcome.ACCEPTED
 
 
+def test_a_disk_in_trouble_is_a_line_now_and_then_however_many_call(running, joined, monkeypatch):
+    caller = joined[0]
+    base = caller.next_task().base_digest
+    with capture_logs() as logs, monkeypatch.context() as full:
+        full.setattr("adpfl_server.blobs.BlobFolder.get", no_space)
+        for _ in range(5):
+            with pytest.raises(grpc.RpcError) as error:
+                caller.fetch(base)
+            assert code_of(error) is grpc.StatusCode.UNAVAILABLE
+    assert len([entry for entry in logs if entry["event"] == "storage failed"]) == 1
+
+
+def test_a_model_collected_while_it_is_fetched_is_not_found(small_chunks, monkeypatch):
+    running, caller = small_chunks
+    base = caller.next_task().base_digest
+    store = running.running[0].daemon.runner.store
+    read = store.blobs.get
+    chunks = []
+
+    def get(digest):
+        if chunks:  # what the sweep does meanwhile: the row first, then the chunks
+            monkeypatch.setattr(store, "is_model", lambda *_: False)
+            store.blobs.drop(digest)
+        chunks.append(digest)
+        return read(digest)
+
+    monkeypatch.setattr(store.blobs, "get", get)
+    with capture_logs() as logs, pytest.raises(grpc.RpcError) as error:
+        caller.fetch(base)
+    assert code_of(error) is grpc.StatusCode.NOT_FOUND
+    assert f"run demo keeps no model {base[:12]}" in error.value.details()
+    assert [entry for entry in logs if entry["event"] == "storage failed"] == []
+    assert running.running[0].daemon.runner.book.tally.storage_errors == 0  # health and status stay well
+
+
 def test_a_commit_that_cannot_be_stored_has_not_happened(running, joined, monkeypatch):
     caller = joined[0]
     base = caller.next_task().base_digest

@@ -6,7 +6,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from adpfl.errors import IdentityError, StateError
-from adpfl.security.certificates import Holder, create_authority, create_request, new_key, serial_text
+from adpfl.security.certificates import (
+    HOSTS_PER_SERVER,
+    Holder,
+    create_authority,
+    create_request,
+    new_key,
+    serial_text,
+)
 from adpfl.security.identity import load_certificate, site_of
 from adpfl.security.private_files import MAX_FILE_BYTES
 from adpfl.security.signing_files import REQUESTS_PER_FILE, RequestFile, read_carried
@@ -207,6 +214,14 @@ def test_the_servers_request_is_the_newest_alone(database, tmp_path, authority):
     with pytest.raises(IdentityError, match="must be a DNS name or an IP address"):
         signing_queue.wait_for_server_certificate(database, tmp_path, ["*.example"], now=NOW)
     assert len(waiting(database)) == 1
+
+
+def test_a_request_that_no_file_can_carry_is_refused_when_it_is_made(database, tmp_path, authority):
+    init_without_authority_key(tmp_path, authority.certificate)
+    hosts = [f"host{number}.example.org" for number in range(HOSTS_PER_SERVER + 1)]
+    with pytest.raises(IdentityError, match="hosts names 65"):
+        signing_queue.wait_for_server_certificate(database, tmp_path, hosts, now=NOW)
+    assert waiting(database) == []
 
 
 def test_an_export_holds_what_waits_and_can_be_repeated(database, issue, ask, authority, tmp_path):

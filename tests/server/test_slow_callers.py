@@ -34,7 +34,7 @@ def under_way(consortium):
     return len(consortium.running[0].daemon._admission._under_way)
 
 
-def wait_until(met, seconds=20.0):
+def wait_until(met, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline
@@ -192,3 +192,22 @@ def test_a_compressed_message_is_bounded_by_what_it_unfolds_to(callers):
     ):
         channel.unary_unary("/adpfl.v1.Federation/Heartbeat")(bomb, timeout=60)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_calls_faster_than_the_rate_are_slowed_and_a_flood_is_refused(consortium):
+    consortium.start(limits={"calls_per_second": 10, "calls_at_once": 64})
+    hostile, honest = consortium.caller("hospital1"), consortium.caller("hospital2")
+    started = time.monotonic()
+    for _ in range(30):  # 20 at once, the others one by one
+        hostile.next_task()
+    assert time.monotonic() - started > 0.8
+    request = pb.NextTaskRequest(run="demo", wait_seconds=0)
+    calls = [hostile.stub.NextTask.future(request, timeout=30) for _ in range(60)]
+    codes = [call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.OK) >= 10
+    refused = [call for call in calls if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert len(refused) >= 20
+    assert len(refused) + codes.count(grpc.StatusCode.OK) == 60
+    assert "limits.calls_per_second, 10" in refused[-1].details()
+    assert int(dict(refused[-1].trailing_metadata())[limits.RETRY_AFTER_METADATA]) > 1000
+    honest.join()

@@ -1,5 +1,7 @@
 """Lines that others cause."""
 
+import logging
+
 from structlog.testing import capture_logs
 
 from adpfl_server import sparse_log
@@ -37,3 +39,10 @@ def test_the_kinds_that_are_counted_are_bounded(monkeypatch):
             log.tell(kind, "call refused")
     assert len(log._told) == 10
     assert len(logs) == 1000
+
+
+def test_trouble_is_told_as_an_error():
+    log = SparseLog(Clock(), level=logging.ERROR)
+    with capture_logs() as logs:
+        log.tell("a", "storage failed")
+    assert [line["log_level"] for line in logs] == ["error"]

@@ -1,11 +1,14 @@
 """An update whose norm is absurd, over real mutual TLS: refused before it counts, and said."""
 
+import threading
+
 import grpc
 import numpy as np
 import pytest
 
 from adpfl.wire.messages import TaskKind
 from adpfl.wire.receipts import CommitOutcome
+from adpfl.wire.transfers import CommitUpdateRequest
 from adpfl_server import audit_log
 from adpfl_server.overview import open_store, status_document, status_lines
 
@@ -120,3 +123,29 @@ def test_without_a_bound_nothing_is_read_again(consortium, monkeypatch):
     monkeypatch.setattr(blobs, "get", lambda _digest: pytest.fail("an update is read without need"))
     answer = callers[0].send(1, base, absurd(consortium))
     assert answer.receipt.outcome is CommitOutcome.ACCEPTED
+
+
+def test_a_commit_that_is_given_up_again_and_again_is_measured_once(consortium, callers, monkeypatch):
+    caller = callers[0]
+    base, update = caller.next_task().base_digest, consortium.update(1)
+    caller.push(1, update, caller.offer(1, base, update))
+    blobs = consortium.running[0].daemon.runner.store.blobs
+    read, free, reads = blobs.get, threading.Event(), []
+
+    def slowly(digest):
+        reads.append(digest)
+        free.wait(30)
+        return read(digest)
+
+    monkeypatch.setattr(blobs, "get", slowly)
+    request = CommitUpdateRequest("demo", 1, base, update.manifest.digest, "").to_wire()
+    try:
+        for _ in range(4):  # as many as there are threads for files
+            with pytest.raises(grpc.RpcError) as error:
+                caller.stub.CommitUpdate(request, timeout=0.5)
+            assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert len(reads) == 1
+    finally:
+        free.set()
+    assert caller.commit(1, base, update.manifest.digest).receipt.outcome is CommitOutcome.ACCEPTED
+    assert sorted(reads) == sorted(update.chunks)

@@ -1,0 +1,75 @@
+"""Who is let in: certificates that stand, whoever holds them, and calls that come to their point."""
+
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from adpfl_server.limits_config import LimitsConfig
+
+
+def eventually(holds, seconds=20):
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def watches(channel, count=1):
+    """Health checks that go on."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch
+    return [watch(health_pb2.HealthCheckRequest()) for _ in range(count)]
+
+
+def test_a_revoked_certificate_does_not_keep_its_holders_next_one_out(consortium, revoke):
+    consortium.start()
+    thief = consortium.caller("hospital1")
+    thief.join()
+    revoke(consortium.state_dir, "hospital1")
+    with pytest.raises(grpc.RpcError):
+        thief.join()
+    again = consortium.caller("hospital1")
+    again.join("1")
+    streams = watches(thief.channel, LimitsConfig().calls_at_once)
+    eventually(lambda: all(stream.done() for stream in streams))
+    again.join("1")
+    assert {stream.code() for stream in streams} <= {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+
+
+def test_calls_under_way_of_a_revoked_certificate_end_although_its_holder_has_the_next_one(
+    consortium, revoke
+):
+    consortium.start()
+    thief = consortium.caller("hospital1")
+    (stream,) = watches(thief.channel)
+    assert next(stream).status == health_pb2.HealthCheckResponse.SERVING
+    revoke(consortium.state_dir, "hospital1")
+    again = consortium.caller("hospital1")  # before the server has looked who was revoked
+    (kept,) = watches(again.channel)
+    assert next(kept).status == health_pb2.HealthCheckResponse.SERVING
+    eventually(stream.done, seconds=5)
+    assert stream.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not kept.done()
+    kept.cancel()
+
+
+def test_a_health_check_that_never_comes_to_the_point_is_ended(consortium):
+    consortium.start(limits={"stall_seconds": 1.0})
+    channel = consortium.caller("hospital1").channel
+    never = threading.Event()
+
+    def silent():
+        never.wait(20)
+        yield from ()
+
+    call = channel.stream_unary("/grpc.health.v1.Health/Check").future(silent())
+    try:
+        eventually(call.done, seconds=5)
+    finally:
+        never.set()
+    assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
