@@ -18,7 +18,7 @@ from adpfl.wire.chunks import Manifest
 from adpfl.wire.transfers import Chunk, PushHeader
 from adpfl_server.blobs import StagedChunk
 from adpfl_server.runner import Runner
-from adpfl_server.turns import Turn, Turns
+from adpfl_server.turns import Patience, Turn, Turns
 
 WRITTEN_AT_ONCE: Final = 4
 """Chunks of one stream that are being checked and written."""
@@ -40,6 +40,7 @@ class Reception:
         """
         self._runner = runner
         self._turns = turns
+        self._patience = Patience()
         self._manifest = manifest
         self._missing = dict.fromkeys(missing)
         self._writing: deque[asyncio.Task[None]] = deque()
@@ -76,7 +77,7 @@ class Reception:
         self, parts: AsyncIterator[PushHeader | Chunk], arrived: Callable[[int], Awaitable[None]]
     ) -> bool:
         """Wait for a chunk and begin to write it; False at the end of the stream."""
-        turn = await self._turns.take()
+        turn = await self._turns.take(self._patience)
         begun = False
         try:
             turn.wait_for_peer()

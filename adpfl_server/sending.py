@@ -8,7 +8,7 @@ from adpfl.wire.bulk import encode_fetch
 from adpfl.wire.transfers import Chunk
 from adpfl_server.runner import Runner
 from adpfl_server.storage import DamagedChunkError
-from adpfl_server.turns import Turns
+from adpfl_server.turns import Patience, Turns
 
 KEPT_BYTES: Final = 8 * 2**20
 """Of the chunks that were sent last: a round's sites fetch the same model at about the same time."""
@@ -35,8 +35,9 @@ class Outbox:
         Raises:
             OSError: the disk refuses.
         """
+        patience = Patience()
         for place, digest in enumerate(digests):
-            turn = await self._turns.take()
+            turn = await self._turns.take(patience)
             try:
                 reading = self._begin(digest)
                 for following in digests[place + 1 : place + 1 + READ_AHEAD]:
@@ -45,6 +46,7 @@ class Outbox:
                 message = await asyncio.shield(reading)  # others may wait for the same one
                 turn.wait_for_peer()
                 yield message
+                turn.peer_is_done()
             finally:
                 turn.end()
 

@@ -258,10 +258,9 @@ def verdict(good: bool) -> str:  # noqa: FBT001 - one argument
 def transfer_table(found: Sequence[Transfer]) -> str:
     """Markdown: what moved, beside the yardstick, and what the server took for it."""
     lines = [
-        (
-            "| agents | kind | MiB | down MiB/s | bare | ratio | up MiB/s | bare | ratio | last/first "
-            "| server MiB over idle: anonymous, all | allowed | CPU s/GiB |"
-        ),
+        "MiB/s; memory: the server's MiB over idle, anonymous and all; CPU: its seconds a GiB.",
+        "",
+        "| agents | kind | MiB | down | bare | ratio | up | bare | ratio | spread | memory | allowed | CPU |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in found:

@@ -71,8 +71,8 @@ _EXCLUSIVE_PORT: ChannelOptions = (
 )  # else a second daemon shares the port in silence
 
 _BULK: ChannelOptions = (
-    # A stream's receiver announces room for the message that it waits for, and little more: with a window
-    # that grows with the link, two hundred fast sites would fill the server's memory.
+    # A stream's receiver announces room for the message that it waits for, and little more: a window that
+    # grows with the link would take megabytes of the server's memory for each stream.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.max_frame_size", FRAME_BYTES),
 )

@@ -1,5 +1,6 @@
 """The benchmarks run, on sizes too small to tell anything, and say what they left out."""
 
+import json
 import os
 import subprocess
 import sys
@@ -51,3 +52,35 @@ def test_dp_release(tmp_path: Path) -> None:
     assert tables.count("one digit search") == 2
     assert tables.count("Peak memory of our call: ") == 2
     assert "B = 3, D = 400,000,000 left out: its gradients are 4.8 GB, above --memory-gb 1" in printed
+
+
+@needs_linux
+@pytest.mark.process
+def test_federation(tmp_path: Path) -> None:
+    tables, figures = tmp_path / "tables.md", tmp_path / "figures.json"
+    sizes = [
+        "--agents",
+        "2",
+        "--megabytes",
+        "2",
+        "--repeats",
+        "2",
+        "--empty-agents",
+        "2",
+        "--empty-rounds",
+        "3",
+    ]
+    kinds = ["--kinds", "synthetic", "adpfl_client", "--folder", str(tmp_path)]
+    written = ["--markdown", str(tables), "--json", str(figures)]
+    subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "federation.py"), *sizes, *kinds, *written],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert [one["kind"] for one in found["transfers"]] == ["synthetic", "adpfl_client"]
+    for one in found["transfers"]:
+        assert min(one[way] for way in ("upload", "download", "bare_upload", "bare_download")) > 0
+    assert found["empty_rounds"][0]["rounds"] == 3
+    assert tables.read_text(encoding="utf-8").count("\n| 2 | ") == 3

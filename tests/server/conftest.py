@@ -276,9 +276,9 @@ class Consortium:
         self.callers.append(caller)
         return caller
 
-    def again(self, caller: Caller) -> Caller:
-        """The same site, calling the daemon that was started last."""
-        address = f"localhost:{self.running[-1].ports.main}"
+    def again(self, caller: Caller, port: int | None = None) -> Caller:
+        """The same site, calling the daemon that was started last; by another port, where one is named."""
+        address = f"localhost:{port or self.running[-1].ports.main}"
         moved = dataclasses.replace(caller.identity, address=address)
         fresh = Caller(moved)
         self.callers.append(fresh)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from adpfl_server.turns import Turns
+from adpfl_server.turns import LONGEST_PATIENCE_SECONDS, Patience, Turns
 
 
 def test_no_more_turns_than_there_are_and_first_come_first_served():
@@ -10,12 +10,12 @@ def test_no_more_turns_than_there_are_and_first_come_first_served():
         turns, order = Turns(2), []
 
         async def one(number):
-            turn = await turns.take()
+            turn = await turns.take(Patience())
             order.append(number)
             await asyncio.sleep(0.01)
             turn.end()
 
-        held = [await turns.take(), await turns.take()]
+        held = [await turns.take(Patience()), await turns.take(Patience())]
         tasks = [asyncio.create_task(one(number)) for number in range(5)]
         await asyncio.sleep(0.02)
         assert order == []
@@ -30,16 +30,30 @@ def test_no_more_turns_than_there_are_and_first_come_first_served():
 
 def test_who_waits_long_for_its_peer_lends_its_turn_and_queues_again():
     async def play():
-        turns = Turns(1, patience_seconds=0.02)
-        slow = await turns.take()
+        turns, patience = Turns(1), Patience(0.04)
+        slow = await turns.take(patience)
         slow.wait_for_peer()
-        fast = await asyncio.wait_for(turns.take(), 1.0)
+        fast = await asyncio.wait_for(turns.take(Patience()), 1.0)
+        assert patience.seconds < 0.04  # the next time it is waited for less
         again = asyncio.create_task(slow.go_on())
         await asyncio.sleep(0.05)
         assert not again.done()
         fast.end()
         await asyncio.wait_for(again, 1.0)
         slow.end()
-        await asyncio.wait_for(turns.take(), 1.0)
+        await asyncio.wait_for(turns.take(Patience()), 1.0)
 
     asyncio.run(play())
+
+
+def test_a_stream_that_is_quick_again_is_waited_for_again():
+    async def play():
+        turns, patience = Turns(1), Patience(0.1)
+        for _ in range(5):
+            turn = await turns.take(patience)
+            turn.wait_for_peer()
+            await turn.go_on()
+            turn.end()
+        return patience.seconds
+
+    assert asyncio.run(play()) == LONGEST_PATIENCE_SECONDS
