@@ -57,6 +57,7 @@ def eventually(holds):
 @pytest.mark.parametrize("hangs_up", [False, True])
 def test_a_push_that_outlives_its_round_leaves_nothing_on_the_disk(consortium, monkeypatch, hangs_up):
     monkeypatch.setattr(weights, "DEFAULT_CHUNK_SIZE", SMALL)
+    monkeypatch.setattr("adpfl_server.receiving.SETTLED_TOGETHER", 1)
     cohort = {"sites": list(SITES), "quorum": 2, "round_deadline_seconds": 2.0}
     consortium.start(consortium.plan(rounds=5, cohort=cohort))
     callers = [consortium.caller(site) for site in SITES]
