@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from adpfl.security.certificates import Holder, create_request, new_key
 from adpfl.security.identity import CallerIdentity, load_certificate
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
-from adpfl.wire import messages, transfers
+from adpfl.wire import limits, messages, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_hex
 from adpfl_server import enrollment
@@ -334,3 +334,30 @@ def caller_at(consortium):
         return caller
 
     return call
+
+
+@pytest.fixture
+def running(consortium):
+    consortium.start()
+    return consortium
+
+
+@pytest.fixture
+def joined(running):
+    """Three sites that joined a run whose first round is open."""
+    callers = [running.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    return callers
+
+
+@pytest.fixture
+def small_chunks(consortium, monkeypatch):
+    """Three sites in an open round of a model of four chunks, of which every second one is a check."""
+    monkeypatch.setattr("adpfl_server.weights.DEFAULT_CHUNK_SIZE", limits.CHUNK_SIZE_MIN)
+    monkeypatch.setattr("adpfl_server.service.CHUNKS_PER_CHECK", 2)
+    consortium.start()
+    callers = [consortium.caller(site) for site in SITES]
+    for number, caller in enumerate(callers):
+        caller.enter(str(number))
+    return consortium, callers[0]
