@@ -1,6 +1,7 @@
 """The disk stays bounded however long a run is, and nothing goes that somebody needs."""
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
 
@@ -47,6 +48,11 @@ def chunks(consortium):
     return {path.name for path in (consortium.state_dir / "blobs").glob("??/*")}
 
 
+def written(consortium, digest):
+    """Whether a chunk is on the disk, durable or not yet."""
+    return any((consortium.state_dir / "blobs").glob(f"*/{digest}*"))
+
+
 def eventually(holds):
     until = time.monotonic() + 20
     while not holds():
@@ -65,26 +71,31 @@ def test_a_push_that_outlives_its_round_leaves_nothing_on_the_disk(consortium, m
         caller.enter(str(number))
     base = callers[0].next_task(10).base_digest
     late = consortium.update(9, chunk_size=SMALL)
-    first, second, *others = callers[2].offer(1, base, late)
+    digests = callers[2].offer(1, base, late)
+    sent, came_late = digests[:3], digests[3:]
+    got_to_its_end = threading.Event()  # an error in here would look like the end of the stream
 
     def parts():
         yield transfers.PushHeader("demo", 1, late.manifest.digest).to_wire()
-        yield transfers.Chunk(first, late.chunks[first]).to_push()
-        eventually(lambda: first in chunks(consortium))
+        for digest in sent:
+            yield transfers.Chunk(digest, late.chunks[digest]).to_push()
+            eventually(lambda digest=digest: written(consortium, digest))
+        eventually(lambda: sent[0] in chunks(consortium))
         for seed, caller in enumerate(callers[:2]):
             caller.send(1, base, consortium.update(seed, chunk_size=SMALL))
-        eventually(lambda: first not in chunks(consortium))  # past the deadline, closed and collected
-        yield transfers.Chunk(second, late.chunks[second]).to_push()
-        if hangs_up:
-            eventually(lambda: second in chunks(consortium))
-            call.cancel()
-        for digest in others:
+        eventually(lambda: sent[0] not in chunks(consortium))  # past the deadline, closed and collected
+        for digest in came_late:
             yield transfers.Chunk(digest, late.chunks[digest]).to_push()
+        if hangs_up:
+            eventually(lambda: written(consortium, came_late[-1]))
+            call.cancel()
+        got_to_its_end.set()
 
     call = callers[2].stub.Push.future(parts(), timeout=60)
     with suppress(grpc.RpcError, grpc.FutureCancelledError):
         call.result()
-    eventually(lambda: not {first, second, *others} & chunks(consortium))
+    assert got_to_its_end.wait(10)
+    eventually(lambda: not any(written(consortium, digest) for digest in digests))
 
 
 def test_the_disk_stays_bounded_over_many_rounds(consortium, callers):

@@ -112,7 +112,7 @@ def test_a_fetch_that_nobody_reads_is_ended(consortium, callers):
     )
     request = transfers.FetchRequest("demo", digest, have.missing).to_wire()
     with capture_logs() as logs:
-        call = caller.stub.Fetch(request, timeout=60)
+        call = caller.stub.Fetch(request, timeout=10)
         wait_until(lambda: under_way(consortium) == 1)
         wait_until(lambda: under_way(consortium) == 0)
     (line,) = [entry for entry in logs if entry["event"] == "call refused"]
