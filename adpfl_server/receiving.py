@@ -46,6 +46,8 @@ class Reception:
         self._writing: deque[asyncio.Task[None]] = deque()
         self._written: list[StagedChunk] = []
         self._settling: asyncio.Task[None] | None = None
+        self.ended: asyncio.Future[Any] | None = None
+        """Done when nothing of the stream is being written any more; None until it ends."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -67,11 +69,16 @@ class Reception:
         """
         while await self._take_one(parts, arrived):
             if len(self._writing) >= WRITTEN_AT_ONCE:
-                await self._writing.popleft()
+                await self._oldest_written()
             if len(self._written) >= SETTLED_TOGETHER:
                 await self._settle_next()
         while self._writing:
-            await self._writing.popleft()
+            await self._oldest_written()
+
+    async def _oldest_written(self) -> None:
+        """Wait for it; where the call is cancelled meanwhile, `__aexit__` does."""
+        await asyncio.shield(self._writing[0])
+        self._writing.popleft()
 
     async def _take_one(
         self, parts: AsyncIterator[PushHeader | Chunk], arrived: Callable[[int], Awaitable[None]]
@@ -126,7 +133,7 @@ class Reception:
     async def _settle_next(self) -> None:
         """Make durable what is written, beside the stream; the batch before must have been."""
         if self._settling is not None:
-            await self._settling
+            await asyncio.shield(self._settling)
         written, self._written = self._written, []
         self._settling = asyncio.get_running_loop().create_task(self._settle(written))
 
@@ -142,9 +149,17 @@ class Reception:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Settle what came; a failure to do so is raised where the stream itself did not fail."""
-        results: list[Any] = await asyncio.gather(*self._writing, return_exceptions=True)
-        await self._settle_next()
-        results += await asyncio.gather(*filter(None, (self._settling,)), return_exceptions=True)
-        failures = [found for found in results if isinstance(found, BaseException)]
+        ending = asyncio.get_running_loop().create_task(self._end())
+        self.ended = asyncio.gather(ending, return_exceptions=True)
+        failures = await asyncio.shield(ending)
         if failures and error is None:
             raise failures[0]
+
+    async def _end(self) -> list[BaseException]:
+        """Settle everything; in a task of its own, because a stream may be cancelled more than once."""
+        under_way = (*self._writing, *filter(None, (self._settling,)))
+        results: list[Any] = await asyncio.gather(*under_way, return_exceptions=True)
+        self._settling = None
+        await self._settle_next()
+        results += await asyncio.gather(*filter(None, (self._settling,)), return_exceptions=True)
+        return [found for found in results if isinstance(found, BaseException)]

@@ -191,11 +191,12 @@ class FederationService(rpc.FederationServicer):
             self._runner.book.tally.transferred(site, "received", size)
             self._runner.heard(site)
 
+        reception = Reception(self._runner, self._turns, manifest, missing)
         try:
-            async with Reception(self._runner, self._turns, manifest, missing) as reception:
+            async with reception:
                 await reception.take_in(request_iterator, arrived)
         finally:  # whoever hung up: what was stored meanwhile may be of an update that is past
-            self._runner.spawn(self._end_push(site, header, manifest))
+            self._runner.spawn(self._end_push(site, header, manifest, reception))
         await check_caller()
         return PushResponse(reception.missing[: limits.DIGESTS_PER_REQUEST]).to_wire()
 
@@ -251,8 +252,12 @@ class FederationService(rpc.FederationServicer):
         store = self._runner.store
         return store.manifest(digest) if store.is_model(run, digest) else None
 
-    async def _end_push(self, site: str, header: PushHeader, manifest: Manifest) -> None:
+    async def _end_push(
+        self, site: str, header: PushHeader, manifest: Manifest, reception: Reception
+    ) -> None:
         """Let go of what came for an update that is past."""
+        if reception.ended is not None:
+            await reception.ended
         try:
             await self._runner.in_database(self._intake.end_push, site, header.run, header.round, manifest)
         except STORAGE_ERRORS as error:
