@@ -105,6 +105,8 @@ def test_a_slow_site_slows_nobody_either_way(round_with_slow_site):
 
     pushing = timed(lambda: slow.send(1, base, update(1)), times, "slow push")
     time.sleep(0.5)
+    for _ in range(3):  # more chunks than the slow site sends: taking turns with it would outlast it
+        fast.fetch(base)
     fast.send(1, base, update(2))
     assert pushing.is_alive()
     pushing.join(60)
