@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bare_generated
+
 from adpfl.security.tls import MESSAGE_LIMIT_BYTES, channel_credentials, server_credentials
 
 UPLOAD, DOWNLOAD = "/bare.Stream/Upload", "/bare.Stream/Download"
@@ -54,7 +56,7 @@ class BareCaller:
 
     async def open_bare(self, identity: Any, address: str, block: bytes) -> None:
         """Dial the yardstick; the connection stands on return."""
-        self._bare, self._bare_block = open_channel(identity, address), block
+        self._bare, self._bare_block, self._bare_identity = open_channel(identity, address), block, identity
         await upload(self._bare, b"", 0)
 
     async def bare_upload(self, chunks: int) -> tuple[float, float, int]:
@@ -67,6 +69,23 @@ class BareCaller:
         """Receive so many chunks; start, end and bytes."""
         started = time.monotonic()
         received = await download(self._bare, chunks)
+        return started, time.monotonic(), received
+
+    async def open_generated(self, address: str) -> None:
+        """Dial the second yardstick; the connection stands on return."""
+        self._generated = bare_generated.open_channel(self._bare_identity, address)
+        await self.generated_upload(0)
+
+    async def generated_upload(self, chunks: int) -> tuple[float, float, int]:
+        """Send so many chunks as generated stubs do; start, end and bytes."""
+        started = time.monotonic()
+        sent = await asyncio.to_thread(bare_generated.upload, self._generated, self._bare_block, chunks)
+        return started, time.monotonic(), sent
+
+    async def generated_download(self, chunks: int) -> tuple[float, float, int]:
+        """Receive so many chunks as generated stubs do; start, end and bytes."""
+        started = time.monotonic()
+        received = await asyncio.to_thread(bare_generated.download, self._generated, chunks)
         return started, time.monotonic(), received
 
 

@@ -16,121 +16,37 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from federation_server import (
-    CHUNK_BYTES,
-    ROOT,
-    Consortium,
-    PeakMemory,
-    cpu_seconds,
-    plan_of,
-    write_initial_model,
+from federation_cohort import cohort_at_work, site_names, yardstick
+from federation_flower import FLOWER
+from federation_nvflare import NVFLARE
+from federation_peers import PeerError, measure_peer
+from federation_server import CHUNK_BYTES, Consortium, cpu_seconds
+from federation_tables import (
+    MEBIBYTE,
+    MOST_JUDGED_AGENTS,
+    Rounds,
+    Transfer,
+    empty_table,
+    quartiles,
+    rounds_table,
+    transfer_table,
 )
 from timing import machine
 
-MEBIBYTE = 2**20
 TINY_BYTES = 1024
 AGENT_PROCESSES = 2
 """Beside the daemon and this process, on a machine of four cores."""
-LEAST_RATIO = 0.70
-LONGEST_EMPTY_ROUND_MS = 100.0
+PEERS = {"flower": FLOWER, "nvflare": NVFLARE}
 CONNECTION_BYTES = MEBIBYTE // 2
 LEAST_ALLOWED_BYTES = 64 * MEBIBYTE
-SCRIPTS = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """One cohort, one size; MiB/s are of the whole cohort, medians over the rounds."""
-
-    agents: int
-    kind: str
-    mebibytes: int
-    download: float
-    bare_download: float
-    upload: float
-    bare_upload: float
-    slowest_over_fastest: float
-    memory_anonymous: int
-    memory_total: int
-    memory_allowed: int
-    cpu_seconds_per_gibibyte: float
-
-
-@dataclass(frozen=True)
-class EmptyRounds:
-    """Milliseconds from one round's last receipt to the next one's."""
-
-    agents: int
-    median: float
-    low: float
-    high: float
-    rounds: int
-    memory_total: int
-    cpu_milliseconds: float
-
-
-class Cohort:
-    """Agents in a few processes that do one thing at a time, together."""
-
-    def __init__(self, consortium: Consortium, sites: Sequence[str], kind: str, processes: int) -> None:
-        self._workers = []
-        share = -(-len(sites) // min(processes, len(sites)))
-        for first in range(0, len(sites), share):
-            folders = [str(consortium.site_folder(site)) for site in sites[first : first + share]]
-            command = [sys.executable, str(SCRIPTS / "federation_agents.py"), kind, str(first + 1), *folders]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            self._workers.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-            )
-
-    def order(self, name: str, **options: Any) -> list[Any]:
-        """Let every agent do something; returns what each answers."""
-        for worker in self._workers:
-            assert worker.stdin is not None
-            worker.stdin.write(json.dumps({"order": name, **options}).encode() + b"\n")
-            worker.stdin.flush()
-        answers = []
-        for worker in self._workers:
-            assert worker.stdout is not None
-            line = worker.stdout.readline()
-            if not line:
-                raise RuntimeError(f"an agent process ended during {name}")
-            answers += json.loads(line)
-        return answers
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self._workers:
-            assert worker.stdin is not None
-            worker.stdin.close()
-        for worker in self._workers:
-            worker.wait()
-
-
-@contextmanager
-def bare_server(consortium: Consortium) -> Iterator[str]:
-    """The yardstick's process; yields its address."""
-    command = [sys.executable, str(SCRIPTS / "bare_stream.py"), str(consortium.state_dir)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    try:
-        yield f"localhost:{int(server.stdout.readline())}"
-    finally:
-        server.stdin.close()
-        server.wait()
 
 
 def rate(answers: Sequence[Sequence[float]]) -> float:
@@ -145,52 +61,36 @@ def slowest_over_fastest(answers: Sequence[Sequence[float]]) -> float:
     return max(seconds) / min(seconds)
 
 
-@contextmanager
-def cohort_at_work(
-    consortium: Consortium, agents: int, kind: str, *, payload_bytes: int, rounds: int, processes: int
-) -> Iterator[tuple[Cohort, int, PeakMemory]]:
-    """A run of its own, the daemon serving it, and a cohort that has joined."""
-    run = f"load-{kind.replace('_', '-')}-{agents}-{payload_bytes}"
-    sites = site_names(agents)
-    model = consortium.root / "initial.safetensors"
-    write_initial_model(model, payload_bytes)
-    with ExitStack() as stack:
-        process = stack.enter_context(consortium.serving([plan_of(run, sites, rounds, model)]))
-        memory = PeakMemory(process)
-        address = stack.enter_context(bare_server(consortium))
-        cohort = Cohort(consortium, sites, kind, processes)
-        stack.callback(cohort.close)
-        cohort.order("open", run=run, bare_address=address)
-        yield cohort, process, memory
-
-
-def site_names(agents: int) -> list[str]:
-    return [f"site{number:03d}" for number in range(1, agents + 1)]
-
-
 def measure_transfer(
     consortium: Consortium, agents: int, kind: str, mebibytes: int, options: argparse.Namespace
 ) -> Transfer:
-    """Rounds of bare download, download, bare upload, upload."""
+    """Rounds of download and upload, each right after the yardsticks' own."""
     payload, repeats = mebibytes * MEBIBYTE, options.repeats
-    rates: dict[str, list[float]] = {"bare_download": [], "fetch": [], "bare_upload": [], "push": []}
+    judged = agents <= MOST_JUDGED_AGENTS
+    rates: dict[str, list[float]] = {}
     spread, cpu = [], 0.0
-    with cohort_at_work(
-        consortium, agents, kind, payload_bytes=payload, rounds=repeats, processes=options.processes
-    ) as (cohort, process, memory):
-        chunks = payload // CHUNK_BYTES
+    with (
+        cohort_at_work(
+            consortium, agents, kind, payload_bytes=payload, rounds=repeats, processes=options.processes
+        ) as (cohort, process, memory),
+        yardstick("bare_generated.py", consortium) as generated_address,
+    ):
+        if judged:
+            cohort.order("open_generated", address=generated_address)
+        yardsticks = ["bare", "generated"] if judged else ["bare"]
         for _ in range(repeats):
             cohort.order("take")
-            for name, found in rates.items():
-                if name == "bare_upload":
+            for way, order in (("download", "fetch"), ("upload", "push")):
+                for yard in yardsticks:
+                    answers = cohort.order(f"{yard}_{way}", chunks=payload // CHUNK_BYTES)
+                    rates.setdefault(f"{yard}_{way}", []).append(rate(answers))
+                if order == "push":
                     cohort.order("prepare")
                 before = cpu_seconds(process)
-                answers = cohort.order(name, **({"chunks": chunks} if name.startswith("bare") else {}))
-                found.append(rate(answers))
-                if name in {"fetch", "push"}:
-                    cpu += cpu_seconds(process) - before
-                if name == "push":
-                    spread.append(slowest_over_fastest(answers))
+                answers = cohort.order(order)
+                cpu += cpu_seconds(process) - before
+                rates.setdefault(order, []).append(rate(answers))
+            spread.append(slowest_over_fastest(answers))
         anonymous, total = memory.stop()
     median = {name: statistics.median(found) for name, found in rates.items()}
     return Transfer(
@@ -199,8 +99,10 @@ def measure_transfer(
         mebibytes=mebibytes,
         download=median["fetch"],
         bare_download=median["bare_download"],
+        generated_download=median.get("generated_download"),
         upload=median["push"],
         bare_upload=median["bare_upload"],
+        generated_upload=median.get("generated_upload"),
         slowest_over_fastest=max(spread),
         memory_anonymous=anonymous,
         memory_total=total,
@@ -209,20 +111,22 @@ def measure_transfer(
     )
 
 
-def measure_empty_rounds(consortium: Consortium, agents: int, options: argparse.Namespace) -> EmptyRounds:
-    """Rounds with nothing to train and a kilobyte to send, one after the other; two do not count."""
-    rounds = options.empty_rounds + 2
+def measure_rounds(
+    consortium: Consortium, agents: int, kind: str, payload_bytes: int, *, rounds: int, processes: int
+) -> Rounds:
+    """Rounds with nothing to train, one after the other; two more do not count for the time."""
     with cohort_at_work(
-        consortium, agents, "synthetic", payload_bytes=TINY_BYTES, rounds=rounds, processes=options.processes
+        consortium, agents, kind, payload_bytes=payload_bytes, rounds=rounds + 2, processes=processes
     ) as (cohort, process, memory):
         before = cpu_seconds(process)
-        committed = cohort.order("rounds", count=rounds)
+        committed = cohort.order("rounds", count=rounds + 2)
         cpu = cpu_seconds(process) - before
         total = memory.stop()[1]
     closed = [max(times) for times in zip(*committed, strict=True)]
-    took = [1e3 * (later - earlier) for earlier, later in pairwise(closed[1:])]
-    low, median, high = statistics.quantiles(took, n=4, method="inclusive")
-    return EmptyRounds(agents, median, low, high, len(took), total, 1e3 * cpu / rounds)
+    low, median, high = quartiles([1e3 * (later - earlier) for earlier, later in pairwise(closed[1:])])
+    return Rounds(
+        f"adpfl, {kind}", agents, payload_bytes, median, low, high, rounds, total, 1e3 * cpu / (rounds + 2)
+    )
 
 
 def allowed_bytes(agents: int, payload_bytes: int) -> int:
@@ -251,49 +155,6 @@ def disk_rate(folder: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
-def verdict(good: bool) -> str:  # noqa: FBT001 - one argument
-    return "pass" if good else "MISS"
-
-
-def transfer_table(found: Sequence[Transfer]) -> str:
-    """Markdown: what moved, beside the yardstick, and what the server took for it."""
-    lines = [
-        "MiB/s; memory: the server's MiB over idle, anonymous and all; CPU: its seconds a GiB.",
-        "",
-        "| agents | kind | MiB | down | bare | ratio | up | bare | ratio | spread | memory | allowed | CPU |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for each in found:
-        down, up = each.download / each.bare_download, each.upload / each.bare_upload
-        judged = each.agents <= 8
-        fits = verdict(each.memory_total <= each.memory_allowed)
-        lines.append(
-            f"| {each.agents} | {each.kind} | {each.mebibytes} "
-            f"| {each.download:.0f} | {each.bare_download:.0f} "
-            f"| {down:.2f} {verdict(down >= LEAST_RATIO) if judged else ''} "
-            f"| {each.upload:.0f} | {each.bare_upload:.0f} "
-            f"| {up:.2f} {verdict(up >= LEAST_RATIO) if judged else ''} | {each.slowest_over_fastest:.2f} "
-            f"| {each.memory_anonymous / MEBIBYTE:.0f}, {each.memory_total / MEBIBYTE:.0f} "
-            f"| {each.memory_allowed / MEBIBYTE:.0f} {fits} | {each.cpu_seconds_per_gibibyte:.2f} |"
-        )
-    return "\n".join([*lines, ""])
-
-
-def empty_table(found: Sequence[EmptyRounds]) -> str:
-    """Markdown: how long a round takes in which nobody trains."""
-    lines = [
-        "| agents | empty round ms | middle half | rounds | server MiB over idle | server CPU ms a round |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for each in found:
-        judged = f" {verdict(each.median < LONGEST_EMPTY_ROUND_MS)}" if each.agents <= 8 else ""
-        lines.append(
-            f"| {each.agents} | {each.median:.1f}{judged} | {each.low:.1f} to {each.high:.1f} "
-            f"| {each.rounds} | {each.memory_total / MEBIBYTE:.0f} | {each.cpu_milliseconds:.0f} |"
-        )
-    return "\n".join([*lines, ""])
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -304,6 +165,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--empty-agents", type=int, nargs="*", default=[8, 200])
     parser.add_argument("--empty-rounds", type=int, default=20)
     parser.add_argument("--large", action="store_true", help="one agent with an update of 1 GiB as well")
+    parser.add_argument("--peers", nargs="+", choices=sorted(PEERS), default=[], help="frameworks beside it")
+    parser.add_argument(
+        "--peer-python", type=Path, default=Path(sys.executable), help="the interpreter that has the peers"
+    )
+    parser.add_argument("--peer-rounds", type=int, default=3, help="beside a first one that does not count")
     parser.add_argument("--processes", type=int, default=AGENT_PROCESSES, help="that the agents share")
     parser.add_argument("--folder", type=Path, help="where to work; its disk is part of what is measured")
     parser.add_argument("--markdown", type=Path)
@@ -311,44 +177,111 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> None:
-    options = parse(arguments)
-    texts: list[str] = []
+class Report:
+    """What was found, printed as it comes."""
 
-    def say(text: str) -> None:
-        texts.append(text)
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.transfers: list[Transfer] = []
+        self.empty: list[Rounds] = []
+        self.rounds: list[Rounds] = []
+        self.failures: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Print a text, and keep it for the file."""
+        self.texts.append(text)
         print(text, flush=True)
 
-    transfers: list[Transfer] = []
-    empty: list[EmptyRounds] = []
+    def write(self, options: argparse.Namespace) -> None:
+        """Leave the tables and the figures where the options ask for them."""
+        if options.markdown:
+            options.markdown.write_text("\n".join(self.texts), encoding="utf-8")
+        if options.json:
+            document = {
+                "empty_rounds": [asdict(one) for one in self.empty],
+                "transfers": [asdict(one) for one in self.transfers],
+                "rounds": [asdict(one) for one in self.rounds],
+            }
+            options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def compare(consortium: Consortium, options: argparse.Namespace, report: Report) -> None:
+    """Whole rounds of the daemon and of its peers on the same job, a process for each site."""
+    job = [(agents, TINY_BYTES) for agents in options.empty_agents]
+    job += [(agents, options.megabytes * MEBIBYTE) for agents in options.agents]
+    job = [(agents, payload) for agents, payload in job if agents <= MOST_JUDGED_AGENTS]
+    for kind in options.kinds:
+        for agents, payload in job:
+            report.rounds.append(
+                measure_rounds(
+                    consortium, agents, kind, payload, rounds=options.peer_rounds, processes=agents
+                )
+            )
+    pki = consortium.state_dir / "pki"
+    for peer in (PEERS[name] for name in options.peers):
+        version = peer.version(options.peer_python)
+        if version is None:
+            report.say(f"{peer.name} is not installed: pip install -r benchmarks/peers-requirements.txt\n")
+            continue
+        try:
+            for agents, payload in job:
+                report.rounds.append(
+                    measure_peer(
+                        peer,
+                        version,
+                        options.peer_python,
+                        pki,
+                        agents=agents,
+                        payload_bytes=payload,
+                        rounds=options.peer_rounds,
+                        root=consortium.root,
+                    )
+                )
+        except PeerError as error:
+            report.failures.append(f"{peer.name} {version} failed: {error}")
+            report.say(report.failures[-1])
+    report.say(rounds_table(report.rounds))
+
+
+def main(arguments: list[str]) -> None:
+    options, report = parse(arguments), Report()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         consortium = Consortium(Path(folder))
-        say(f"{machine(1)}\n`python benchmarks/federation.py {' '.join(arguments)}`\n")
-        say(
+        report.say(f"{machine(1)}\n`python benchmarks/federation.py {' '.join(arguments)}`\n")
+        report.say(
             f"One thread copies memory at {memory_copy_rate():,.0f} MiB/s; a file is written and synced at "
             f"{disk_rate(consortium.root):,.0f} MiB/s.\n"
         )
         sites = site_names(max([1, *options.agents, *options.empty_agents]))
         with consortium.serving([]):
             seconds = consortium.enroll(sites)
-        say(f"{len(sites)} sites enrolled in {seconds:.1f} s.\n")
-        empty += [measure_empty_rounds(consortium, agents, options) for agents in options.empty_agents]
-        say(empty_table(empty))
+        report.say(f"{len(sites)} sites enrolled in {seconds:.1f} s.\n")
+        report.empty += [
+            measure_rounds(
+                consortium,
+                agents,
+                "synthetic",
+                TINY_BYTES,
+                rounds=options.empty_rounds,
+                processes=options.processes,
+            )
+            for agents in options.empty_agents
+        ]
+        report.say(empty_table(report.empty))
         for kind in options.kinds:
             for agents in options.agents:
-                transfers.append(measure_transfer(consortium, agents, kind, options.megabytes, options))
-                print(transfer_table(transfers[-1:]), flush=True)
+                report.transfers.append(
+                    measure_transfer(consortium, agents, kind, options.megabytes, options)
+                )
+                print(transfer_table(report.transfers[-1:]), flush=True)
             if options.large:
-                transfers.append(measure_transfer(consortium, 1, kind, 1024, options))
-        say(transfer_table(transfers))
-    if options.markdown:
-        options.markdown.write_text("\n".join(texts), encoding="utf-8")
-    if options.json:
-        document = {
-            "empty_rounds": [asdict(one) for one in empty],
-            "transfers": [asdict(one) for one in transfers],
-        }
-        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+                report.transfers.append(measure_transfer(consortium, 1, kind, 1024, options))
+        report.say(transfer_table(report.transfers))
+        if options.peers:
+            compare(consortium, options, report)
+    report.write(options)
+    if report.failures:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

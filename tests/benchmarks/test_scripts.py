@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG"
+PEERS = "benchmarks/peers-requirements.txt"
 
 STEP = ["--dimensions", "2", "--sizes", "tiny", "--units-2d", "2", "--extent-2d", "32", "--no-memory"]
 RELEASE = ["--units", "1", "3", "--coordinates", "1000", "400000000", "--parts", "--memory-gb", "1"]
@@ -71,16 +72,76 @@ def test_federation(tmp_path: Path) -> None:
         "3",
     ]
     kinds = ["--kinds", "synthetic", "adpfl_client", "--folder", str(tmp_path)]
+    bare = interpreter(tmp_path, "exit 1")
+    peers = ["--peers", "flower", "nvflare", "--peer-python", str(bare), "--peer-rounds", "1"]
     written = ["--markdown", str(tables), "--json", str(figures)]
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "federation.py"), *sizes, *kinds, *written],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    assert federation(*sizes, *kinds, *peers, *written).returncode == 0
     found = json.loads(figures.read_text(encoding="utf-8"))
     assert [one["kind"] for one in found["transfers"]] == ["synthetic", "adpfl_client"]
     for one in found["transfers"]:
-        assert min(one[way] for way in ("upload", "download", "bare_upload", "bare_download")) > 0
+        assert (
+            min(one[f"{of}{way}"] for way in ("upload", "download") for of in ("", "bare_", "generated_")) > 0
+        )
     assert found["empty_rounds"][0]["rounds"] == 3
-    assert tables.read_text(encoding="utf-8").count("\n| 2 | ") == 3
+    assert [(one["system"], one["payload_bytes"]) for one in found["rounds"]] == [
+        (f"adpfl, {kind}", payload) for kind in ("synthetic", "adpfl_client") for payload in (1024, 2 * 2**20)
+    ]
+    text = tables.read_text(encoding="utf-8")
+    assert text.count("\n| 2 | ") == 3
+    for name in ("Flower", "NVFlare"):
+        assert f"{name} is not installed: pip install -r benchmarks/peers-requirements.txt" in text
+
+
+def federation(*options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "federation.py"), *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def interpreter(folder: Path, line: str) -> Path:
+    """A program that answers as an interpreter would that is asked for a version."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{line}\n", encoding="ascii")
+    path.chmod(0o755)
+    return path
+
+
+SMALL = ("--agents", "2", "--empty-agents", "2", "--megabytes", "1", "--repeats", "1", "--empty-rounds", "1")
+
+
+@needs_linux
+@pytest.mark.process
+def test_a_peer_that_fails_is_told_and_takes_no_table_away(tmp_path: Path) -> None:
+    tables = tmp_path / "tables.md"
+    broken = interpreter(tmp_path, "echo 9.9")
+    peers = ["--peers", "flower", "--peer-python", str(broken), "--peer-rounds", "1"]
+    tiny = ["--agents", "--empty-agents", "1", "--empty-rounds", "1", "--folder", str(tmp_path)]
+    done = federation(*tiny, *peers, "--markdown", str(tables))
+    assert done.returncode == 1
+    text = tables.read_text(encoding="utf-8")
+    assert "Flower 9.9 failed: " in text
+    assert "flower-superlink" in text
+    assert text.count("\n| adpfl, synthetic | 1 | ") == 1
+
+
+@needs_linux
+@pytest.mark.process
+@pytest.mark.skipif(
+    "ADPFL_TEST_PEERS" not in os.environ, reason=f"no interpreter with {PEERS}: ADPFL_TEST_PEERS"
+)
+def test_peers_do_the_same_job(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    peers = ["--peers", "flower", "nvflare", "--peer-python", os.environ["ADPFL_TEST_PEERS"]]
+    done = federation(*SMALL, *peers, "--peer-rounds", "1", "--folder", str(tmp_path), "--json", str(figures))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(figures.read_text(encoding="utf-8"))["rounds"]
+    assert [one["system"].split()[0] for one in found] == ["adpfl,"] * 2 + ["Flower"] * 2 + ["NVFlare"] * 2
+    for one in found:
+        assert one["agents"] == 2
+        assert one["rounds"] == 1
+        assert one["median"] > 0
+        assert one["cpu_milliseconds"] > 0

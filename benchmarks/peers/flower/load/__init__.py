@@ -1,0 +1,1 @@
+"""The benchmark's job as a Flower app: rounds without training."""
