@@ -161,7 +161,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--agents", type=int, nargs="*", default=[1, 4, 8, 64, 200], help="of transfers")
     parser.add_argument("--megabytes", type=int, default=100, help="MiB of a model and of an update")
     parser.add_argument("--kinds", nargs="+", choices=["synthetic", "adpfl_client"], default=["synthetic"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="of a transfer; 0 leaves transfers out")
     parser.add_argument("--empty-agents", type=int, nargs="*", default=[8, 200])
     parser.add_argument("--empty-rounds", type=int, default=20)
     parser.add_argument("--large", action="store_true", help="one agent with an update of 1 GiB as well")
@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> None:
             for agents in options.empty_agents
         ]
         report.say(empty_table(report.empty))
-        for kind in options.kinds:
+        for kind in options.kinds if options.repeats else []:
             for agents in options.agents:
                 report.transfers.append(
                     measure_transfer(consortium, agents, kind, options.megabytes, options)

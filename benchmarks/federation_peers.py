@@ -24,7 +24,7 @@ from federation_server import cpu_seconds, memory_of
 from federation_tables import Rounds, quartiles
 
 JOBS = Path(__file__).parent / "peers"
-START_SECONDS, JOB_SECONDS, END_SECONDS = 120.0, 900.0, 10.0
+START_SECONDS, JOB_SECONDS, END_SECONDS = 120.0, 600.0, 10.0
 SAMPLE_SECONDS, SETTLE_SECONDS = 0.05, 1.0
 MARK = "ADPFL_BENCHMARK_PEER"
 
