@@ -15,6 +15,7 @@ to the last checked chunk. Every agent sends bytes of its own. Linux alone: memo
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -244,6 +245,7 @@ def compare(consortium: Consortium, options: argparse.Namespace, report: Report)
 
 
 def main(arguments: list[str]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started then ends with it
     options, report = parse(arguments), Report()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         consortium = Consortium(Path(folder))
@@ -276,7 +278,8 @@ def main(arguments: list[str]) -> None:
                 print(transfer_table(report.transfers[-1:]), flush=True)
             if options.large:
                 report.transfers.append(measure_transfer(consortium, 1, kind, 1024, options))
-        report.say(transfer_table(report.transfers))
+        if report.transfers:
+            report.say(transfer_table(report.transfers))
         if options.peers:
             compare(consortium, options, report)
     report.write(options)
