@@ -77,10 +77,7 @@ class StoredModel:
 
 
 class IncomingModel:
-    """A model that is being received, in the very file that stays; survives a restart at any chunk.
-
-    Chunks may be written by several threads.
-    """
+    """A model that is being received, in the very file that stays; survives a restart at any chunk."""
 
     @storing(_ROLE)
     def __init__(self, model: StoredModel, manifest: Manifest, description: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -307,7 +306,6 @@ class PartialPayload:
     """A payload that is being received into a file: chunks come in any order, are checked, and land in place.
 
     Opening an existing file hashes it, so a transfer cut off anywhere goes on with what is really on disk.
-    Chunks may be written by several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, header: bytes = b"") -> None:
@@ -324,9 +322,7 @@ class PartialPayload:
         self.path = path
         self.manifest = manifest
         self._start = len(header)
-        self._lock = threading.Lock()
         self._missing = dict.fromkeys(manifest.indices_of)
-        self._arriving: set[str] = set()
         size = self._start + manifest.payload_bytes
         if path.exists() and path.stat().st_size == size:
             self._forget_held()
@@ -353,8 +349,7 @@ class PartialPayload:
     @property
     def missing(self) -> tuple[str, ...]:
         """Digests still to be received, in payload order."""
-        with self._lock:
-            return tuple(self._missing)
+        return tuple(self._missing)
 
     def write(self, digest: str, data: bytes | memoryview) -> None:
         """Check one chunk and put it wherever the manifest has it.
@@ -364,19 +359,8 @@ class PartialPayload:
             IntegrityError: the bytes do not match the digest, or their number is not the manifest's.
             OSError: the disk refuses.
         """
-        with self._lock:
-            if digest not in self._missing or digest in self._arriving:
-                raise ProtocolError(f"chunk {digest[:12]} was not asked for")
-            self._arriving.add(digest)
-        try:
-            self._check_and_write(digest, data)
-            with self._lock:
-                del self._missing[digest]
-        finally:
-            with self._lock:
-                self._arriving.remove(digest)
-
-    def _check_and_write(self, digest: str, data: bytes | memoryview) -> None:
+        if digest not in self._missing:
+            raise ProtocolError(f"chunk {digest[:12]} was not asked for")
         indices = self.manifest.indices_of[digest]
         for index in indices:
             # A manifest may name a longer chunk than has room there; it would run over its neighbour.
@@ -395,3 +379,4 @@ class PartialPayload:
                 # Linux begins to write such a range to the disk, without a wait: the sync at the end, which
                 # would have to write everything, finds it done. What is unwritten stays in memory.
                 os.posix_fadvise(file.fileno(), place, len(data), os.POSIX_FADV_DONTNEED)
+        del self._missing[digest]

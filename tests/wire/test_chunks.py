@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -277,29 +276,6 @@ class TestPartialPayload:
             partial.write(sha256_hex(chunk), chunk)
         assert sha256_hex(chunk) in partial.missing
         assert (tmp_path / "p").stat().st_size == manifest.payload_bytes
-
-    def test_a_chunk_that_comes_again_while_it_is_written_is_refused(self, tmp_path, monkeypatch):
-        named = arrays()
-        manifest, chunks = manifest_of_arrays(named, chunk_size=CHUNK), self.chunks(named)
-        partial = PartialPayload(tmp_path / "p", manifest)
-        digest = partial.missing[0]
-
-        def check_while_it_comes_again(*_):
-            with pytest.raises(ProtocolError, match="not asked for"):
-                partial.write(digest, chunks[digest])
-
-        monkeypatch.setattr("adpfl.wire.chunks.check_chunk", check_while_it_comes_again)
-        partial.write(digest, chunks[digest])
-        assert digest not in partial.missing
-
-    def test_threads_may_write_at_the_same_time(self, tmp_path):
-        named = {"w": np.random.default_rng(1).standard_normal(64 * CHUNK // 4, dtype=np.float32)}
-        manifest, chunks = manifest_of_arrays(named, chunk_size=CHUNK), self.chunks(named)
-        partial = PartialPayload(tmp_path / "p", manifest, header=b"four")
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda digest: partial.write(digest, chunks[digest]), reversed(partial.missing)))
-        assert partial.missing == ()
-        assert (tmp_path / "p").read_bytes() == b"four" + payload_of(named)
 
     def test_a_chunk_that_the_disk_refused_is_still_missing(self, tmp_path):
         named = arrays()
