@@ -133,6 +133,7 @@ def test_a_peer_that_fails_is_told_and_takes_no_table_away(tmp_path: Path) -> No
 @pytest.mark.skipif(
     "ADPFL_TEST_PEERS" not in os.environ, reason=f"no interpreter with {PEERS}: ADPFL_TEST_PEERS"
 )
+@pytest.mark.timeout(600)
 def test_peers_do_the_same_job(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     peers = ["--peers", "flower", "nvflare", "--peer-python", os.environ["ADPFL_TEST_PEERS"]]
