@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from adpfl_client.local_site import Site
 from adpfl_client.models import ModelStore
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
+from tests.client.spending import DIGEST, NOW, POLICY, REQUEST
 
 SITE = "hospital1"
 CHUNK_SIZE = 65_536
@@ -449,3 +450,14 @@ def open_agent(consortium: Consortium, federation: RunningStandIn):
                 connection.close()
 
     return open_agent
+
+
+@pytest.fixture
+def spent_state(tmp_path: Path) -> Path:
+    """A closed ledger with two rounds, the first committed."""
+    with LedgerStore.open(tmp_path, NOW) as store:
+        made = store.reserve(REQUEST, POLICY, now=NOW)
+        store.seal(made.id, DIGEST, now=NOW + 1)
+        store.commit(made.id, '{"run":"first"}', now=NOW + 2)
+        store.reserve(replace(REQUEST, round_number=2, first_step=5), POLICY, now=NOW + 3)
+    return tmp_path
