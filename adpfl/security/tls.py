@@ -70,16 +70,18 @@ _EXCLUSIVE_PORT: ChannelOptions = (
     ("grpc.so_reuseport", 0),
 )  # else a second daemon shares the port in silence
 
-_BULK: ChannelOptions = (
-    # A stream's receiver announces room for the message that it waits for, and little more: a window that
-    # grows with the link would take megabytes of the server's memory for each stream.
+_BULK: ChannelOptions = (("grpc.http2.max_frame_size", FRAME_BYTES),)
+_SMALL_WINDOW: ChannelOptions = (
+    # The server announces room for the message that a stream waits for, and little more: a window that grows
+    # with the link would take megabytes of its memory for each stream. A site receives one stream at a time
+    # and may let it grow.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.max_frame_size", FRAME_BYTES),
 )
 
 SERVER_OPTIONS: Final[ChannelOptions] = (
     *_MESSAGE_LIMITS,
     *_BULK,
+    *_SMALL_WINDOW,
     *_KEEPALIVE,
     *_EXCLUSIVE_PORT,
     ("grpc.http2.min_ping_interval_without_data_ms", MINIMUM_PING_SECONDS * 1000),
