@@ -241,6 +241,23 @@ def test_a_stop_ends_a_long_wait_within_a_second(consortium, federation, stoppin
     connection.close()
 
 
+def test_a_stop_ends_a_stream_that_stands_still(consortium, federation, stopping, make_object, tmp_path):
+    federation.service.base = model = make_object()
+    federation.service.stall.add("Fetch")
+    channel = grpc.secure_channel(
+        federation.address, channel_credentials(consortium.site(federation.address)), CHANNEL_OPTIONS
+    )
+    connection = Connection(channel, stopping)
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    threading.Timer(0.5, stopping.set).start()
+    started = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        connection.fetch("derm", incoming)
+    assert time.monotonic() - started < 2.0
+    assert len(incoming.missing) == len(model.manifest.indices_of) - 1  # it had begun
+    connection.close()
+
+
 def test_an_answer_that_breaks_the_contract_is_no_link_failure(connection, federation, pauses):
     federation.service.spoiled_join = pb.JoinResponse(server_instance_id="not hexadecimal")
     with pytest.raises(ProtocolError, match="server_instance_id"):

@@ -99,6 +99,14 @@ def test_a_damaged_entry_is_refused(spool, name):
         spool.find(KEY)
 
 
+def test_an_entry_with_the_manifest_of_another_update_is_refused(spool):
+    other = seal(spool, SpoolKey("derm", 8, "a" * 64), seed=1)
+    folder = seal(spool).folder
+    (folder / "manifest.json").write_bytes((other.folder / "manifest.json").read_bytes())
+    with pytest.raises(IntegrityError, match="the manifest is not that of update"):
+        spool.find(KEY)
+
+
 def test_changed_bytes_are_not_given_out(spool):
     sealed = seal(spool)
     path = sealed.folder / "update.payload"

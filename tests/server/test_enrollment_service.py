@@ -194,10 +194,10 @@ def test_a_flood_of_refusals_is_a_line_now_and_then(enroll, issue, stopwatch):
     stopwatch.tick = 0.0
     with capture_logs() as logs:
         for _ in range(20):
-            with pytest.raises(grpc.RpcError):
+            with pytest.raises(grpc.RpcError, match=REFUSAL):
                 enroll("guess", new_request())
         stopwatch.now += REFUSAL_LOG_SECONDS
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError, match=REFUSAL):
             enroll("guess", new_request())
     assert [entry["refused_meanwhile"] for entry in logs] == [0, 19]
 

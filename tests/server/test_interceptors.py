@@ -28,7 +28,7 @@ def test_a_revoked_certificate_does_not_keep_its_holders_next_one_out(consortium
     thief = consortium.caller("hospital1")
     thief.join()
     revoke(consortium.state_dir, "hospital1")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError, match="has been revoked"):
         thief.join()
     again = consortium.caller("hospital1")
     again.join("1")
@@ -73,3 +73,18 @@ def test_a_health_check_that_never_comes_to_the_point_is_ended(consortium):
     finally:
         never.set()
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_certificate_that_expires_stops_working_on_an_open_connection(consortium, monkeypatch):
+    """TLS has looked at it when the connection was made, and never does again."""
+    consortium.start()
+    caller = consortium.caller("hospital1")
+    caller.join()
+    ends = caller.identity.certificate.not_valid_after_utc.timestamp()
+    door = consortium.running[0].daemon._admission
+    monkeypatch.setattr(door, "_clock", lambda: ends - 1.0)
+    caller.join()
+    monkeypatch.setattr(door, "_clock", lambda: ends + 1.0)
+    with pytest.raises(grpc.RpcError, match="of hospital1 has expired") as error:
+        caller.join()
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED

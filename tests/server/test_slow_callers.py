@@ -119,8 +119,9 @@ def test_a_fetch_that_nobody_reads_is_ended(consortium, callers):
     (line,) = [entry for entry in logs if entry["event"] == "call refused"]
     assert (line["call"], line["code"]) == ("Fetch", "DEADLINE_EXCEEDED")
     assert "no answer was read within 1 seconds" in line["reason"]
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as error:
         list(call)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert len(caller.fetch(digest)[1]) == 16  # a fresh stream is served
 
 
