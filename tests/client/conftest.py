@@ -90,6 +90,8 @@ class FederationStandIn(rpc.FederationServicer):
     chunks_before_cut: dict[str, list[int]] = field(default_factory=dict)
     """By method: how many chunks the next streams let through before the link breaks."""
     stall: set[str] = field(default_factory=set)
+    withholds: bool = False
+    """Fetch ends without a chunk."""
     """Methods whose next stream moves no further, once."""
     swap_chunk: bytes | None = None
     spoiled_join: pb.JoinResponse | None = None
@@ -155,7 +157,7 @@ class FederationStandIn(rpc.FederationServicer):
         self._enter("Fetch", context)
         cut = self._cut("Fetch")
         assert self.base is not None
-        digests = transfers.FetchRequest.from_wire(request).digests
+        digests = () if self.withholds else transfers.FetchRequest.from_wire(request).digests
         for index, digest in enumerate(digests):
             if index == cut:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")

@@ -146,6 +146,20 @@ def test_a_forged_chunk_is_refused(connection, federation, make_object, tmp_path
         connection.fetch("derm", incoming)
 
 
+def test_a_stream_that_ends_without_what_was_asked_for_is_not_asked_for_again(
+    connection, federation, make_object, tmp_path, stopping
+):
+    federation.service.base = model = make_object()
+    federation.service.withholds = True
+    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    too_late = threading.Timer(10.0, stopping.set)
+    too_late.start()
+    with pytest.raises(ProtocolError, match=f"ended without sending chunk {incoming.missing[0][:12]}"):
+        connection.fetch("derm", incoming)
+    too_late.cancel()
+    assert federation.service.calls.count("Fetch") == 1
+
+
 def test_a_manifest_of_another_object_is_refused(connection, federation, make_object):
     federation.service.base = make_object(1)
     with pytest.raises(IntegrityError, match="manifest"):

@@ -127,3 +127,20 @@ def test_a_removed_update_is_gone(spool):
     assert spool.find(KEY) is None
     assert spool.sealed("derm") == []
     assert spool.sealed("never-seen") == []
+
+
+def test_a_crash_while_an_update_is_forgotten_leaves_no_half_of_it(spool, monkeypatch):
+    sealed = seal(spool)
+
+    def crash(folder):
+        (folder / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr("adpfl_client.spool.shutil.rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            spool.remove(sealed)
+    again = Spool(spool.folder)
+    assert again.find(KEY) is None
+    assert again.discard_unsealed() == []
+    assert list((spool.folder / "derm").iterdir()) == []

@@ -7,6 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl_server.limits_config import LimitsConfig
 
 
@@ -39,6 +40,24 @@ def test_a_revoked_certificate_does_not_keep_its_holders_next_one_out(consortium
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
+
+
+def test_looking_up_a_certificate_that_does_not_stand_has_its_limits(consortium, revoke):
+    """It is refused anyhow; but each look asks the database."""
+    consortium.start(limits={"calls_per_second": 2, "calls_at_once": 4, "transfers_at_once": 2})
+    thief = consortium.caller("hospital1")
+    revoke(consortium.state_dir, "hospital1")
+    started = time.monotonic()
+    for _ in range(6):  # four at once, the others one by one
+        with pytest.raises(grpc.RpcError, match="has been revoked"):
+            thief.join()
+    assert time.monotonic() - started > 0.8
+    request = pb.NextTaskRequest(run="demo", wait_seconds=0)
+    calls = [thief.stub.NextTask.future(request, timeout=20) for _ in range(8)]
+    said = [call.details() for call in calls if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert any("limits.calls_at_once is 4" in words for words in said)
+    assert all(words.startswith("certificate ") for words in said)  # its holder's own room is untouched
+    consortium.caller("hospital1").join("1")
 
 
 def test_calls_under_way_of_a_revoked_certificate_end_although_its_holder_has_the_next_one(
