@@ -92,6 +92,10 @@ class FederationStandIn(rpc.FederationServicer):
     stall: set[str] = field(default_factory=set)
     withholds: bool = False
     """Fetch ends without a chunk."""
+    forgets: bool = False
+    """What a push brought is asked for again."""
+    pause_seconds: float = 0.0
+    """Before each chunk of a fetch."""
     """Methods whose next stream moves no further, once."""
     swap_chunk: bytes | None = None
     spoiled_join: pb.JoinResponse | None = None
@@ -166,6 +170,7 @@ class FederationStandIn(rpc.FederationServicer):
                 while context.is_active():
                     time.sleep(0.02)
                 return
+            time.sleep(self.pause_seconds)
             data = self.swap_chunk or self.base.chunks[digest]
             yield transfers.Chunk(digest, data).to_fetch()
         if cut == len(digests):
@@ -194,6 +199,8 @@ class FederationStandIn(rpc.FederationServicer):
             assert chunk.digest not in self.received
             self.received[chunk.digest] = chunk.data
             self.pushed_bytes += len(chunk.data)
+        if self.forgets:
+            self.received.clear()
         return transfers.PushResponse(self._lacking(self.offered[header.update_digest])).to_wire()
 
     def CommitUpdate(self, request, context):

@@ -60,6 +60,16 @@ def test_looking_up_a_certificate_that_does_not_stand_has_its_limits(consortium,
     consortium.caller("hospital1").join("1")
 
 
+def test_two_certificates_of_one_holder_have_one_rate(consortium):
+    consortium.start(limits={"calls_per_second": 2, "calls_at_once": 4, "transfers_at_once": 2})
+    both = [consortium.caller("hospital1") for _ in range(2)]
+    started = time.monotonic()
+    for _ in range(4):  # four at once, the others one by one
+        for caller in both:
+            caller.join()
+    assert time.monotonic() - started > 1.8
+
+
 def test_calls_under_way_of_a_revoked_certificate_end_although_its_holder_has_the_next_one(
     consortium, revoke
 ):
