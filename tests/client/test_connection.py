@@ -217,14 +217,17 @@ def test_a_disk_that_refuses_a_chunk_ends_the_fetch_and_keeps_the_others(
 
 
 def test_a_stop_ends_a_stream_that_stands_still(
-    connection, federation, make_object, make_plan, stopping, tmp_path
+    connection, federation, make_object, make_plan, stopping, tmp_path, monkeypatch
 ):
     federation.service.base = model = make_object()
     federation.service.stall.add("Fetch")
     incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    monkeypatch.setattr(connection, "_progress_seconds", 30.0)  # it is the stop that ends it, not the stall
     threading.Timer(0.2, stopping.set).start()
+    started = time.monotonic()
     with pytest.raises(StopRequestedError):
         connection.fetch("derm", incoming)
+    assert time.monotonic() - started < 10.0
     assert incoming.missing == tuple(model.manifest.indices_of)[1:]  # what came before is kept
 
 
