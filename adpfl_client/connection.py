@@ -45,6 +45,7 @@ from adpfl.wire.transfers import (
 )
 from adpfl_client.backoff import Backoff
 from adpfl_client.models import IncomingModel
+from adpfl_client.overlap import overlapped
 from adpfl_client.proxy import UNNAMED, Route
 from adpfl_client.spool import SpooledUpdate
 
@@ -54,6 +55,8 @@ HEARTBEAT_SECONDS = 10.0
 PROGRESS_SECONDS = 60.0
 """A stream in which nothing has moved for so long is cut off and resumed."""
 WATCH_INTERVAL_SECONDS = 0.2
+CHUNKS_AHEAD = 3
+"""Of a stream, that have come and are not yet written, or are read and not yet sent."""
 
 RETRIED = frozenset(
     {
@@ -264,13 +267,20 @@ class Connection:
             return
         request = FetchRequest(run, incoming.manifest.digest, wanted)
         with self._watched(self._fetching(request.to_wire()), self._progress_seconds) as active:
-            for message in active.call:
-                chunk = decode_fetch(message)
-                incoming.write(chunk.digest, chunk.data)
+            for _ in overlapped(
+                lambda chunk: incoming.write(chunk.digest, chunk.data),
+                self._chunks_of(active),
+                ahead=CHUNKS_AHEAD,
+            ):
                 active.moved()
-                self._answered()
         if incoming.missing[:1] == wanted[:1]:
             raise ProtocolError(f"Fetch: the server ended without sending chunk {wanted[0][:12]}")
+
+    def _chunks_of(self, active: _ActiveCall) -> Iterator[Chunk]:
+        for message in active.call:
+            active.moved()
+            self._answered()
+            yield decode_fetch(message)
 
     def push(self, update: SpooledUpdate) -> None:
         """Offer an update and stream what the server lacks, until it lacks nothing.
@@ -398,15 +408,17 @@ class _PushParts:
     def __iter__(self) -> Iterator[Any]:
         key = self._update.key
         yield encode_push(PushHeader(key.run, key.round, self._update.manifest.digest))
-        for digest in self._digests:
-            try:
-                chunk = Chunk(digest, self._update.chunk(digest))
-            except AdpflError as error:
-                self.failure = error
-                raise
-            yield encode_push(chunk)
-            reach("client.pushing")
-            self.on_progress()  # the part before has found its place in the window
+        try:
+            for message in overlapped(self._message, self._digests, ahead=CHUNKS_AHEAD):
+                yield message
+                reach("client.pushing")
+                self.on_progress()  # the part before has found its place in the window
+        except AdpflError as error:
+            self.failure = error
+            raise
+
+    def _message(self, digest: str) -> bytes:
+        return encode_push(Chunk(digest, self._update.chunk(digest)))
 
 
 def _code(error: Exception) -> grpc.StatusCode:

@@ -115,6 +115,24 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def put_in_place(written: Path, path: Path) -> None:
+    """Let a written file take its name once its bytes are on the disk; a file of that name is replaced.
+
+    Args:
+        written: the file, on the same disk.
+        path: its name from now on, in an existing folder.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with written.open("rb") as file:
+        os.fsync(file.fileno())
+    written.replace(path)
+    sync_folder(path.parent)
+    if written.parent != path.parent:
+        sync_folder(written.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write one file as `new_file` does."""
     with new_file(path) as file:

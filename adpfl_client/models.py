@@ -1,15 +1,17 @@
 """The global models that this site received: safetensors files, one a round, that outlive the run.
 
     <folder>/<run>/round-0000.safetensors    the initial model; round N is the result of round N
-    <folder>/<run>/incoming/<digest>.payload  what is being received, chunk by checked chunk
+    <folder>/<run>/incoming/<digest>.partial  what is being received, chunk by checked chunk; when all of it
+                                              is on the disk, it takes the name above
 
 A model file carries its run's plan in its metadata, so that it can be used without the server, the run or the
 agent. Torch-free.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,7 +19,7 @@ from adpfl.config import parse
 from adpfl.errors import ConfigError, DataError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kill_points import reach
-from adpfl.wire.chunks import Manifest, PartialPayload, read_chunk
+from adpfl.wire.chunks import Manifest, PartialPayload
 from adpfl.wire.safetensors_file import (
     WeightsHeader,
     header_bytes,
@@ -25,7 +27,7 @@ from adpfl.wire.safetensors_file import (
     read_header,
     read_manifest,
 )
-from adpfl_client.durable import make_private_folder, new_file, storing
+from adpfl_client.durable import PARTIAL_SUFFIX, make_private_folder, put_in_place, storing
 
 log = structlog.get_logger()
 INCOMING_FOLDER = "incoming"
@@ -75,13 +77,29 @@ class StoredModel:
 
 
 class IncomingModel:
-    """A model that is being received; survives a restart at any chunk."""
+    """A model that is being received, in the very file that stays; survives a restart at any chunk."""
 
     @storing(_ROLE)
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        make_private_folder(folder)
+    def __init__(self, model: StoredModel, manifest: Manifest, description: Mapping[str, Any]) -> None:
+        """Begin, or go on where an earlier attempt ended: what it left is hashed.
+
+        Args:
+            model: what is being received, and where it will stand.
+            manifest: of its payload.
+            description: what the file will say of itself.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self.model = model
         self.manifest = manifest
-        self._payload = PartialPayload(folder / f"{manifest.digest}.payload", manifest)
+        folder = make_private_folder(model.path.parent / INCOMING_FOLDER)
+        self.path = folder / f"{manifest.digest}{PARTIAL_SUFFIX}"
+        for left in folder.iterdir():  # of a model that this site no longer waits for: one at a time comes
+            if left != self.path:
+                left.unlink()
+        # A header of another length, as of another plan, makes another size: such a file is begun anew.
+        self._payload = PartialPayload(self.path, manifest, header=header_bytes(manifest, description))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -94,25 +112,11 @@ class IncomingModel:
 
         Raises:
             ProtocolError: the chunk was not missing.
-            IntegrityError: the bytes do not match the digest.
+            IntegrityError: the bytes do not match the digest or have no room.
             StorageError: the disk refuses.
         """
         self._payload.write(digest, data)
         reach("client.receiving")
-
-    def chunks(self) -> Iterator[bytes]:
-        """The payload's chunks in order, each checked once more as it is read.
-
-        Raises:
-            IntegrityError: the file changed since the chunk was received.
-        """
-        with self._payload.path.open("rb") as file:
-            for index in range(len(self.manifest.chunk_digests)):
-                yield read_chunk(file, self.manifest, index)
-
-    def forget(self) -> None:
-        """Remove the received payload: it stands in the store now."""
-        self._payload.path.unlink(missing_ok=True)
 
 
 class ModelStore:
@@ -156,38 +160,46 @@ class ModelStore:
             if number not in kept:
                 path.unlink()
 
-    def receive(self, run: str, manifest: Manifest) -> IncomingModel:
-        """Begin to receive an object, or go on where an earlier attempt ended."""
-        return IncomingModel(self.folder / run / INCOMING_FOLDER, manifest)
+    def receive(
+        self, plan: RunPlan, round_number: int, manifest: Manifest, *, averaged: bool = False
+    ) -> IncomingModel:
+        """Begin to receive a round's model, or go on where an earlier attempt ended.
 
-    @storing(_ROLE)
-    def finish(
-        self, incoming: IncomingModel, plan: RunPlan, round_number: int, *, averaged: bool = False
-    ) -> StoredModel:
-        """Turn a completely received object into a model file, atomically.
-
-        A model of the same round from another history (a server restored from a backup) is kept beside it
-        under its digest.
+        Args:
+            plan: of its run.
+            round_number: whose result it is; 0 is the initial model.
+            manifest: the model's.
+            averaged: whether it is the average of the models up to that round.
 
         Raises:
-            IntegrityError: chunks are missing, or the received file changed on disk.
             StorageError: the disk refuses.
         """
-        manifest = incoming.manifest
-        if incoming.missing:
-            raise IntegrityError(f"model {manifest.digest[:12]} still lacks {len(incoming.missing)} chunks")
         path = self.path(plan.run, round_number)
-        if path.exists():
-            self._set_aside(path, manifest.digest)
-        with new_file(path) as file:
-            description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
-            file.write(header_bytes(manifest, description))
-            for chunk in incoming.chunks():
-                file.write(chunk)
-            reach("client.model_saving")
+        model = StoredModel(path, plan, round_number, manifest.digest, manifest.chunk_size)
+        description = model_description(manifest, plan, round_number=round_number, averaged=averaged)
+        return IncomingModel(model, manifest, description)
+
+    @storing(_ROLE)
+    def finish(self, incoming: IncomingModel) -> StoredModel:
+        """Let a completely received model stand under its name, durably.
+
+        Every chunk was checked as this process wrote it, or when it found what an earlier one had left; the
+        bytes are not read again. A model of the same round from another history (a server restored from a
+        backup) is kept beside it under its digest.
+
+        Raises:
+            IntegrityError: chunks are missing.
+            StorageError: the disk refuses; what was received stays, and is gone on with.
+        """
+        model = incoming.model
+        if incoming.missing:
+            raise IntegrityError(f"model {model.digest[:12]} still lacks {len(incoming.missing)} chunks")
+        if model.path.exists():
+            self._set_aside(model.path, model.digest)
+        reach("client.model_saving")
+        put_in_place(incoming.path, model.path)
         reach("client.model_saved")
-        incoming.forget()
-        return StoredModel(path, plan, round_number, manifest.digest, manifest.chunk_size)
+        return model
 
     def _set_aside(self, path: Path, digest: str) -> None:
         """Keep another history's model under its digest; one that is damaged is replaced."""

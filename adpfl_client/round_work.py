@@ -144,10 +144,10 @@ def fetch_model(
         return stored
     manifest = site.connection.have(HaveRequest(run.name, digest)).manifest
     _check_tensors(manifest, run.layout)
-    incoming = site.models.receive(run.name, manifest)
+    incoming = site.models.receive(run.plan, round_number, manifest, averaged=averaged)
     site.connection.fetch(run.name, incoming)
     log.info("model received", run=run.name, round=round_number, bytes=manifest.payload_bytes)
-    model = site.models.finish(incoming, run.plan, round_number, averaged=averaged)
+    model = site.models.finish(incoming)
     if site.config.keep_models is not None:
         site.models.let_go(run.name, keep=site.config.keep_models)
     return model

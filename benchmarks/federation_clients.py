@@ -71,9 +71,9 @@ class ClientAgent(BareCaller):
     def _fetch(self) -> tuple[float, float, int]:
         started = time.monotonic()
         manifest = self._connection.have(transfers.HaveRequest(self._run, self._key.base_digest)).manifest
-        incoming = self._models.receive(self._run, manifest)
+        incoming = self._models.receive(self._plan, self._key.round - 1, manifest)
         self._connection.fetch(self._run, incoming)
-        model = self._models.finish(incoming, self._plan, self._key.round - 1)
+        model = self._models.finish(incoming)
         ended = time.monotonic()
         model.path.unlink()
         self._manifest = manifest

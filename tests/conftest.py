@@ -249,13 +249,17 @@ class VolatileDisk:
                         self._sync_folder(path)
                     else:
                         data = Path(f"/proc/self/fd/{number}").read_bytes()
-                        self._bytes[os.fstat(number).st_ino] = data
+                        inode = os.fstat(number).st_ino
+                        self._bytes[inode] = data
+                        self._names.pop(inode, None)  # of a folder that is gone: numbers are given anew
 
         return sync
 
     def _sync_folder(self, path: Path) -> None:
         with os.scandir(path) as entries:
-            self._names[path.stat().st_ino] = {entry.name: entry.inode() for entry in entries}
+            inode = path.stat().st_ino
+            self._names[inode] = {entry.name: entry.inode() for entry in entries}
+            self._bytes.pop(inode, None)
 
     def _sync_file(self, path: Path) -> None:
         self._bytes[path.stat().st_ino] = path.read_bytes()

@@ -1,14 +1,16 @@
 """The link: what is retried, what is final, what resumes, what is given up."""
 
+import errno
 import threading
 import time
 
 import grpc
 import pytest
 
-from adpfl.errors import IdentityError, IntegrityError, ProtocolError
+from adpfl.errors import DiskUnwritableError, IdentityError, IntegrityError, ProtocolError
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
+from adpfl.wire.chunks import PartialPayload
 from adpfl.wire.messages import HeartbeatRequest, JoinRequest, NextTaskRequest, SiteActivity, TaskKind
 from adpfl.wire.transfers import CommitUpdateRequest, HaveRequest
 from adpfl_client.connection import (
@@ -93,57 +95,109 @@ def test_a_server_of_another_consortium_is_not_talked_to(foreign_consortium, fed
 
 
 def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
-    connection, federation, make_object, tmp_path
+    connection, federation, make_object, make_plan, tmp_path
 ):
     federation.service.base = model = make_object()
     federation.service.chunks_before_cut["Fetch"] = [1, 2]
     manifest = connection.have(HaveRequest("derm", model.manifest.digest)).manifest
-    incoming = ModelStore(tmp_path).receive("derm", manifest)
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, manifest)
     connection.fetch("derm", incoming)
     assert incoming.missing == ()
-    assert b"".join(incoming.chunks()) == b"".join(model.chunks[one] for one in manifest.chunk_digests)
+    payload = b"".join(model.chunks[one] for one in manifest.chunk_digests)
+    assert incoming.path.read_bytes().endswith(payload)
     assert federation.service.calls.count("Fetch") == 3
 
 
 def test_a_link_that_breaks_after_the_last_chunk_has_cost_nothing(
-    connection, federation, make_object, tmp_path
+    connection, federation, make_object, make_plan, tmp_path
 ):
     """All is there but the stream's own end: there is nothing left to ask for."""
     federation.service.base = model = make_object()
     federation.service.chunks_before_cut["Fetch"] = [len(model.manifest.indices_of)]
-    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     connection.fetch("derm", incoming)
     assert incoming.missing == ()
     assert federation.service.calls.count("Fetch") == 1
 
 
-def test_a_restarted_agent_fetches_only_what_it_lacks(connection, federation, make_object, tmp_path):
+def test_a_restarted_agent_fetches_only_what_it_lacks(
+    connection, federation, make_object, make_plan, tmp_path
+):
     federation.service.base = model = make_object()
-    first = ModelStore(tmp_path).receive("derm", model.manifest)
+    first = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     held = first.missing[0]
     first.write(held, model.chunks[held])
-    again = ModelStore(tmp_path).receive("derm", model.manifest)
+    again = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     assert held not in again.missing
     connection.fetch("derm", again)
     assert again.missing == ()
 
 
-def test_a_stream_that_stands_still_is_cut_off_and_resumed(connection, federation, make_object, tmp_path):
+def test_a_stream_that_stands_still_is_cut_off_and_resumed(
+    connection, federation, make_object, make_plan, tmp_path
+):
     federation.service.base = model = make_object()
     federation.service.stall.add("Fetch")
-    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     started = time.monotonic()
     connection.fetch("derm", incoming)
     assert incoming.missing == ()
     assert 0.9 < time.monotonic() - started < 8.0
 
 
-def test_a_forged_chunk_is_refused(connection, federation, make_object, tmp_path):
+def test_a_forged_chunk_is_refused(connection, federation, make_object, make_plan, tmp_path):
     federation.service.base = model = make_object()
     federation.service.swap_chunk = b"\0" * 65_536
-    incoming = ModelStore(tmp_path).receive("derm", model.manifest)
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     with pytest.raises(IntegrityError, match="do not match"):
         connection.fetch("derm", incoming)
+
+
+def test_a_forged_chunk_is_refused_though_the_link_breaks_after_it(
+    connection, federation, make_object, make_plan, tmp_path
+):
+    """Who forges and hangs up is not asked again for ever."""
+    federation.service.base = model = make_object()
+    federation.service.swap_chunk = b"\0" * 65_536
+    federation.service.chunks_before_cut["Fetch"] = [1]
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    with pytest.raises(IntegrityError, match="do not match"):
+        connection.fetch("derm", incoming)
+    assert federation.service.calls.count("Fetch") == 1
+
+
+def test_a_disk_that_refuses_a_chunk_ends_the_fetch_and_keeps_the_others(
+    connection, federation, make_object, make_plan, tmp_path, monkeypatch
+):
+    federation.service.base = model = make_object()
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    _, refused, *_ = incoming.missing
+    keep = PartialPayload.write
+
+    def write(payload, digest, data):
+        if digest == refused:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        keep(payload, digest, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(PartialPayload, "write", write)
+        with pytest.raises(DiskUnwritableError, match="No space left"):
+            connection.fetch("derm", incoming)
+    assert incoming.missing[0] == refused
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+
+
+def test_a_stop_ends_a_stream_that_stands_still(
+    connection, federation, make_object, make_plan, stopping, tmp_path
+):
+    federation.service.base = model = make_object()
+    federation.service.stall.add("Fetch")
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    threading.Timer(0.2, stopping.set).start()
+    with pytest.raises(StopRequestedError):
+        connection.fetch("derm", incoming)
+    assert incoming.missing == tuple(model.manifest.indices_of)[1:]  # what came before is kept
 
 
 def test_a_manifest_of_another_object_is_refused(connection, federation, make_object):

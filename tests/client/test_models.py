@@ -1,10 +1,15 @@
 """Received models: checked chunk by chunk, safetensors on disk, usable without the run."""
 
+import errno
+import os
+import stat
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adpfl.errors import ConfigError, DataError, IntegrityError, ProtocolError
+from adpfl.errors import ConfigError, DataError, DiskUnwritableError, IntegrityError, ProtocolError
+from adpfl.wire.safetensors_file import read_header
 from adpfl_client.models import ModelStore, StoredModel, tensor_names
 from adpfl_client.prediction import predict_folder
 
@@ -15,10 +20,14 @@ def store(tmp_path):
 
 
 def receive(store, stored_object, plan, round_number=0):
-    incoming = store.receive(plan.run, stored_object.manifest)
+    return store.finish(receive_all(store, stored_object, plan, round_number))
+
+
+def receive_all(store, stored_object, plan, round_number=0):
+    incoming = store.receive(plan, round_number, stored_object.manifest)
     for digest in incoming.missing:
         incoming.write(digest, stored_object.chunks[digest])
-    return store.finish(incoming, plan, round_number)
+    return incoming
 
 
 def test_a_received_model_is_a_safetensors_file_that_knows_its_plan(store, make_object, make_plan):
@@ -40,16 +49,74 @@ def test_a_model_is_found_by_its_digest_alone(store, make_object, make_plan):
 
 def test_nothing_appears_before_the_last_chunk(store, make_object, make_plan):
     model = make_object()
-    incoming = store.receive("derm", model.manifest)
+    incoming = store.receive(make_plan(), 0, model.manifest)
     incoming.write(incoming.missing[0], model.chunks[incoming.missing[0]])
     with pytest.raises(IntegrityError, match="still lacks"):
-        store.finish(incoming, make_plan(), 0)
+        store.finish(incoming)
     assert not store.path("derm", 0).exists()
 
 
-def test_a_chunk_that_was_not_asked_for_is_refused(store, make_object):
+def test_a_chunk_that_was_not_asked_for_is_refused(store, make_object, make_plan):
     with pytest.raises(ProtocolError, match="not asked for"):
-        store.receive("derm", make_object().manifest).write("e" * 64, b"x")
+        store.receive(make_plan(), 0, make_object().manifest).write("e" * 64, b"x")
+
+
+def test_the_bytes_are_written_once(store, make_object, make_plan):
+    """The file that the chunks came into is the one that stays, private from its first byte."""
+    incoming = receive_all(store, make_object(), make_plan())
+    before = incoming.path.stat()
+    assert stat.S_IMODE(before.st_mode) == 0o600
+    assert store.finish(incoming).path.stat().st_ino == before.st_ino
+    assert list((store.folder / "derm" / "incoming").iterdir()) == []
+
+
+def test_bytes_that_changed_before_a_restart_are_fetched_again(store, make_object, make_plan):
+    """All had come; the next start looks at what is really on the disk."""
+    model = make_object()
+    flip(receive_all(store, model, make_plan()).path)
+    assert store.receive(make_plan(), 0, model.manifest).missing == (model.manifest.chunk_digests[-1],)
+    assert (
+        load_file(receive(store, model, make_plan()).path)["bias"].tolist() == model.arrays()["bias"].tolist()
+    )
+
+
+@pytest.mark.parametrize(("round_number", "averaged"), [(1, False), (2, False), (2, True), (10, False)])
+def test_a_file_says_what_it_was_received_for_last(store, make_object, make_plan, round_number, averaged):
+    model = make_object()
+    receive_all(store, model, make_plan(), 1)
+    incoming = store.receive(make_plan(), round_number, model.manifest, averaged=averaged)
+    for digest in incoming.missing:
+        incoming.write(digest, model.chunks[digest])
+    stored = store.finish(incoming)
+    description = read_header(stored.path).description
+    assert (description["round"], description["averaged"]) == (round_number, averaged)
+    assert store.find("derm", round_number, model.manifest.digest) == stored
+
+
+def test_what_came_of_a_model_that_is_no_longer_wanted_is_removed(store, make_object, make_plan):
+    stale = receive_all(store, make_object(1), make_plan()).path
+    other_run = receive_all(store, make_object(1), make_plan(run="second")).path
+    receive_all(store, make_object(2), make_plan(), 1)
+    assert not stale.exists()
+    assert other_run.exists()
+
+
+def test_a_disk_that_refuses_the_last_step_keeps_what_came(store, make_object, make_plan, monkeypatch):
+    model = make_object()
+    incoming = receive_all(store, model, make_plan())
+
+    def refuse(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskUnwritableError, match="the received model"):
+            store.finish(incoming)
+    assert not store.path("derm", 0).exists()
+    again = store.receive(make_plan(), 0, model.manifest)
+    assert again.missing == ()
+    assert store.find("derm", 0, model.manifest.digest) is None
+    assert store.find("derm", 0, store.finish(again).digest) is not None
 
 
 def test_a_model_of_another_history_is_kept_beside(store, make_object, make_plan):

@@ -1,10 +1,12 @@
 """What a site has sent, or spent, is on its disk first: a power cut at any call of the server loses none."""
 
+import os
 import shutil
+import stat
 
 import pytest
 
-from adpfl_client import durable
+from adpfl_client import durable, models
 from adpfl_client.ledger_store import LedgerStore
 from adpfl_client.models import ModelStore
 from adpfl_client.spool import Spool
@@ -101,3 +103,69 @@ def test_a_sync_that_is_left_out_shows(prepared, open_agent, lose_power, tmp_pat
         agent.work(until_finished=True)
     assert watched.images >= 1
     assert any("the spooled update" in finding or "ledger" in finding for finding in watched.findings)
+
+
+def receive(store, plan, model):
+    """All of a model comes; returns what was lacking at first, too."""
+    incoming = store.receive(plan, 0, model.manifest)
+    lacking = incoming.missing
+    for digest in lacking:
+        incoming.write(digest, model.chunks[digest])
+    return incoming, lacking
+
+
+def leave_out_files(monkeypatch):
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: stat.S_ISDIR(os.fstat(number).st_mode) and real(number))
+
+
+def leave_out_folders(monkeypatch):
+    monkeypatch.setattr(durable, "sync_folder", lambda _: None)
+
+
+@pytest.fixture
+def found_after(make_object, make_plan, lose_power, tmp_path, monkeypatch):
+    """Receives a model; returns what a restart would find had the power gone at each of the last points."""
+
+    def receive_one(leave_out=lambda _: None):
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        disk, model, store = lose_power(folder), make_object(), ModelStore(folder / "models")
+        leave_out(monkeypatch)
+        incoming, _ = receive(store, make_plan(), model)
+        found = {}
+
+        def look(point):
+            image = ModelStore(disk.image(tmp_path / point) / "models")
+            found[point] = image.find(RUN, 0, model.manifest.digest)
+
+        monkeypatch.setattr(models, "reach", look)
+        store.finish(incoming)
+        return found
+
+    return receive_one
+
+
+def test_a_model_is_on_the_disk_when_it_has_its_name(found_after):
+    found = found_after()
+    assert list(found) == ["client.model_saving", "client.model_saved"]
+    assert found["client.model_saving"] is None
+    assert found["client.model_saved"] is not None
+
+
+@pytest.mark.parametrize("leave_out", [leave_out_files, leave_out_folders])
+def test_a_models_sync_that_is_left_out_shows(found_after, leave_out):
+    assert found_after(leave_out)["client.model_saved"] is None
+
+
+def test_pages_that_the_power_took_are_fetched_again(make_object, make_plan, tmp_path):
+    """Nothing of an unfinished model was synced: whatever the disk still has of it is looked at again."""
+    model, plan, store = make_object(), make_plan(), ModelStore(tmp_path)
+    incoming, _ = receive(store, plan, model)
+    with incoming.path.open("r+b") as file:
+        file.write(bytes(512))  # where the header was
+        file.seek(-model.manifest.payload_bytes, os.SEEK_END)
+        file.write(bytes(4096))
+    again, lacking = receive(store, plan, model)
+    assert lacking == model.manifest.chunk_digests[:1]
+    assert store.finish(again) == store.find(RUN, 0, model.manifest.digest)

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,6 +246,48 @@ class TestPartialPayload:
         partial.write(digest, chunks[digest])
         with pytest.raises(ProtocolError, match="not asked for"):
             partial.write(digest, chunks[digest])
+
+    def test_it_stands_after_its_header_readable_by_the_owner_alone(self, tmp_path):
+        named = arrays()
+        manifest, chunks = manifest_of_arrays(named, chunk_size=CHUNK), self.chunks(named)
+        partial = PartialPayload(tmp_path / "p", manifest, header=b"the header")
+        for digest in partial.missing:
+            partial.write(digest, chunks[digest])
+        assert (tmp_path / "p").read_bytes() == b"the header" + payload_of(named)
+        assert stat.S_IMODE((tmp_path / "p").stat().st_mode) == 0o600
+
+    def test_what_came_stays_under_another_header_of_the_same_length(self, tmp_path):
+        named = arrays()
+        manifest, chunks = manifest_of_arrays(named, chunk_size=CHUNK), self.chunks(named)
+        for digest in manifest.indices_of:
+            PartialPayload(tmp_path / "p", manifest, header=b"round 1").write(digest, chunks[digest])
+        assert PartialPayload(tmp_path / "p", manifest, header=b"round 2").missing == ()
+        assert (tmp_path / "p").read_bytes() == b"round 2" + payload_of(named)
+        longer = PartialPayload(tmp_path / "p", manifest, header=b"round 10")
+        assert longer.missing == tuple(manifest.indices_of)
+
+    def test_a_chunk_that_is_longer_than_its_place_is_refused(self, tmp_path):
+        """It matches its digest; a hostile manifest names it where it would run over what stands there."""
+        named = {"w": np.arange(CHUNK // 4 + 25, dtype=np.float32)}
+        honest, chunk = manifest_of_arrays(named, chunk_size=CHUNK), b"x" * CHUNK
+        manifest = replace(honest, chunk_digests=(honest.chunk_digests[0], sha256_hex(chunk)))
+        partial = PartialPayload(tmp_path / "p", manifest)
+        with pytest.raises(IntegrityError, match="room for 100"):
+            partial.write(sha256_hex(chunk), chunk)
+        assert sha256_hex(chunk) in partial.missing
+        assert (tmp_path / "p").stat().st_size == manifest.payload_bytes
+
+    def test_a_chunk_that_the_disk_refused_is_still_missing(self, tmp_path):
+        named = arrays()
+        manifest, chunks = manifest_of_arrays(named, chunk_size=CHUNK), self.chunks(named)
+        partial = PartialPayload(tmp_path / "p", manifest)
+        digest = partial.missing[0]
+        (tmp_path / "p").rename(tmp_path / "q")
+        with pytest.raises(FileNotFoundError):
+            partial.write(digest, chunks[digest])
+        (tmp_path / "q").rename(tmp_path / "p")
+        partial.write(digest, chunks[digest])
+        assert digest not in partial.missing
 
 
 @settings(max_examples=60, deadline=None)
