@@ -7,31 +7,30 @@ Imports stand inside the commands: `--help` answers at once, and TLS is settled 
 # ruff: noqa: FBT002 - typer turns a boolean default into a flag
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adpfl.commandline import VersionOption, run_command
+from adpfl_client.ledger_cli import add_ledger
 from adpfl_client.operator_cli import operate_app
+from adpfl_client.site_option import (
+    ConfigOption,
+    JsonOption,
+    SiteOption,
+    Where,
+    load,
+    load_from,
+    settle_tls,
+    where_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from adpfl.security.identity import CallerIdentity
     from adpfl_client.config import SiteConfig
-
-SiteOption = Annotated[
-    str | None,
-    typer.Option(
-        "--site", metavar="NAME", help="This site's name; finds NAME.yaml in ./sites or /etc/adpfl/sites."
-    ),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="The site's configuration file.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 GOOD_ENDS = frozenset({"finished", "left"})
 """Of a run, at which the agent's exit code is 0."""
@@ -43,14 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@dataclass(frozen=True)
-class _Where:
-    """`--site` and `--config` as they stand before the subcommand."""
-
-    site: str | None
-    config: Path | None
 
 
 app.add_typer(operate_app, name="operate")
@@ -76,16 +67,16 @@ def agent(
 
     Example: adpfl-client --site hospital1
     """
-    context.obj = _Where(site, config)
+    context.obj = Where(site, config)
     if context.invoked_subcommand is None:
-        _run_agent(_load(context), until_finished=until_finished, log_level=log_level)
+        _run_agent(load(context), until_finished=until_finished, log_level=log_level)
 
 
 def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: str) -> None:
     from adpfl.logs import configure_logs
 
     configure_logs(level=log_level, service="adpfl-client", site=config.site)
-    _require_tls13()
+    settle_tls()
     from adpfl_client.running import run_agent
 
     outcomes = run_agent(config, until_finished=until_finished)
@@ -117,7 +108,7 @@ def enroll(
 
     Example: adpfl-client enroll hospital1.bundle.json
     """
-    _require_tls13()
+    settle_tls()
     from datetime import UTC, datetime
 
     from adpfl.security.bundle import read_bundle
@@ -125,10 +116,10 @@ def enroll(
     from adpfl_client.enrollment import enroll as enroll_holder
     from adpfl_client.proxy import route_of
 
-    where = _where(context, site, config)
-    if where == _Where(None, None):
-        where = _Where(read_bundle(bundle).name, None)
-    settings = _load_from(where)
+    where = where_of(context, site, config)
+    if where == Where(None, None):
+        where = Where(read_bundle(bundle).name, None)
+    settings = load_from(where)
     holder = Holder("site", settings.site)
     route = route_of(settings)
 
@@ -160,8 +151,8 @@ def check(context: typer.Context, site: SiteOption = None, config: ConfigOption 
 
     Example: adpfl-client check --site hospital1
     """
-    settings = _load(context, site, config)
-    _require_tls13()
+    settings = load(context, site, config)
+    settle_tls()
     from adpfl_client.checkup import check_site
 
     failed = False
@@ -180,98 +171,14 @@ def check_config(
 
     Example: adpfl-client check-config sites/hospital1.yaml
     """
-    settings = _load_from(_Where(None, file))
+    settings = load_from(Where(None, file))
     from adpfl_client.config import require_known_tasks
 
     require_known_tasks(settings, source=str(file))
     typer.echo(f"{file}: ok, site {settings.site}, data for {', '.join(sorted(settings.data))}")
 
 
-@app.command()
-def ledger(
-    context: typer.Context,
-    *,
-    site: SiteOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    statement: Annotated[
-        str | None, typer.Option("--statement", metavar="RUN", help="Export a signed statement of one run.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Where the statement is written.")
-    ] = None,
-) -> None:
-    """Show what this site has spent of its privacy budget, or export a signed statement of one run.
-
-    A statement holds unit, neighbouring relation, sampling, mechanism, threshold, steps and the honest
-    epsilon, signed with the site's key; `adpfl-client verify --statement` checks it.
-
-    Example: adpfl-client ledger --site hospital1 --statement derm --output derm.json
-    """
-    settings = _load(context, site, config)
-    if (statement is None) != (output is None):
-        from adpfl.errors import ConfigError
-
-        raise ConfigError("--statement RUN and --output FILE go together; one of them is missing")
-    if statement is None or output is None:
-        from adpfl_client.ledger_view import show_ledger
-
-        typer.echo(show_ledger(settings, as_json=as_json))
-        return
-    _require_tls13()
-    from datetime import UTC, datetime
-
-    from adpfl_client.statement_command import write_statement
-
-    made = write_statement(settings, statement, output, now=datetime.now(UTC))
-    typer.echo(f"{output}: run {made.run}, epsilon {made.epsilon:.4g} at delta {made.delta:g}, signed")
-
-
-@app.command()
-def verify(
-    context: typer.Context,
-    site: SiteOption = None,
-    config: ConfigOption = None,
-    statement: Annotated[
-        Path | None, typer.Option("--statement", metavar="FILE", help="Check a signed statement instead.")
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option("--certificate", metavar="FILE", help="The site's certificate, or the authority's."),
-    ] = None,
-) -> None:
-    """Check the ledger: edits, cuts and rollbacks show. Or check a signed statement.
-
-    Recomputes the ledger's chain, checks the server's signature on every receipt, and that the ledger
-    contains every state that was signed for, the newest one kept beside it (ledger.receipt) included. A copy
-    of all these files that is older than the newest receipt shows at the agent's next start, from the
-    server's memory. A statement needs its file and a certificate, and nothing else of this site.
-
-    Example: adpfl-client verify --site hospital1
-    """
-    if statement is not None or certificate is not None:
-        _verify_statement(statement, certificate)
-        return
-    settings = _load(context, site, config)
-    _require_tls13()
-    from adpfl_client.ledger_check import verify_ledger
-
-    typer.echo(verify_ledger(settings))
-
-
-def _verify_statement(statement: Path | None, certificate: Path | None) -> None:
-    if statement is None or certificate is None:
-        from adpfl.errors import ConfigError
-
-        raise ConfigError("--statement FILE and --certificate FILE go together; one of them is missing")
-    _require_tls13()
-    from adpfl_client.statement_command import verify_statement
-
-    found = verify_statement(statement, certificate)
-    typer.echo(
-        f"ok: {found.site} states that run {found.run} has epsilon {found.epsilon:.4g} at delta "
-        f"{found.delta:g} (unit {found.unit}, {found.neighboring_relation}), dated {found.dated}"
-    )
+add_ledger(app)
 
 
 @app.command()
@@ -296,7 +203,7 @@ def exclude(
 
     Example: adpfl-client exclude ISIC_0012345 --reason "consent withdrawn" --by "Dr. Example"
     """
-    settings = _load(context, site, config)
+    settings = load(context, site, config)
     from adpfl_client.exclusions import exclude_patient
 
     found = exclude_patient(settings, patient, reason=reason, by=by, not_in_data=not_in_data)
@@ -331,7 +238,7 @@ def approve(
 
     Example: adpfl-client approve derm --site hospital1 --by "Dr. Example"
     """
-    settings = _load(context, site, config)
+    settings = load(context, site, config)
     from adpfl_client.approvals import approve_run, read_offer
 
     for line in read_offer(settings.state_dir, run).cost:
@@ -358,8 +265,8 @@ def leave(
 
     Example: adpfl-client leave derm --site hospital1 --reason "scanner replaced"
     """
-    settings = _load(context, site, config)
-    _require_tls13()
+    settings = load(context, site, config)
+    settle_tls()
     from adpfl_client.leaving import leave_run
 
     typer.echo(leave_run(settings, run, reason=reason))
@@ -376,37 +283,11 @@ def join(
 
     Example: adpfl-client join derm --site hospital1
     """
-    settings = _load(context, site, config)
-    _require_tls13()
+    settings = load(context, site, config)
+    settle_tls()
     from adpfl_client.leaving import come_back
 
     typer.echo(come_back(settings, run))
-
-
-@app.command("acknowledge-clock")
-def acknowledge_clock(
-    context: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why the clock ran backwards.")],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who looked into it.")],
-    site: SiteOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Accept, on the record, that this machine's clock ran backwards.
-
-    While the clock is more than five minutes behind the ledger's latest entry, nothing is spent and every run
-    is refused. Set the clock right first. Where it was the earlier times that were wrong, this
-    command lets the ledger count times from now on; the reason and who looked into it stand in the ledger.
-
-    Example: adpfl-client acknowledge-clock --reason "time server was wrong" --by "Dr. Example"
-    """
-    settings = _load(context, site, config)
-    import time
-
-    from adpfl_client.ledger_check import open_ledger
-
-    with open_ledger(settings) as store:
-        store.acknowledge_clock(by=by, reason=reason, now=time.time())
-    typer.echo("acknowledged; times count from now on")
 
 
 @app.command()
@@ -420,7 +301,7 @@ def models(
 
     Example: adpfl-client models --site hospital1
     """
-    settings = _load(context, site, config)
+    settings = load(context, site, config)
     from adpfl_client.model_view import show_models
 
     typer.echo(show_models(settings.state_dir, as_json=as_json))
@@ -443,27 +324,6 @@ def predict(
 
     written = predict_folder(model, images, output)
     typer.echo(f"{len(written)} masks written to {output}")
-
-
-def _where(context: typer.Context, site: str | None, config: Path | None) -> _Where:
-    before: _Where = context.obj
-    return _Where(site or before.site, config or before.config)
-
-
-def _load(context: typer.Context, site: str | None = None, config: Path | None = None) -> "SiteConfig":
-    return _load_from(_where(context, site, config))
-
-
-def _load_from(where: _Where) -> "SiteConfig":
-    from adpfl_client.config import load_site_config
-
-    return load_site_config(where.site, where.config)
-
-
-def _require_tls13() -> None:
-    from adpfl.security.tls import require_tls13
-
-    require_tls13()
 
 
 def main() -> None:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adpfl_server.config_option import ConfigOption
+
 if TYPE_CHECKING:
     from adpfl.security.signing_files import SigningRequest
     from adpfl_server.config import ServerConfig
 
 Load = Callable[[typer.Context, Path | None], "ServerConfig"]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="The server's configuration; default: server.yaml."),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 NEXT_STEPS = (
     "next: adpfl-server requests export FILE here, adpfl-server sign FILE where the authority's key is, "

@@ -1,7 +1,6 @@
 """`adpfl-server`: the command of the consortium's operator.
 
-Imports stand inside the commands: `--help` answers at once, TLS is settled before anything loads gRPC, and
-only `init-model` loads torch.
+Imports stand inside the commands: `--help` answers at once, and TLS is settled before anything loads gRPC.
 """
 
 # ruff: noqa: PLC0415 - imports stand inside the commands, as said above
@@ -20,17 +19,12 @@ from adpfl_server.authority_cli import (
     ask_for_server_certificate,
     found_with_offline_authority,
 )
+from adpfl_server.config_option import DEFAULT_CONFIG, ConfigOption, load, path_of
+from adpfl_server.model_cli import add_models
 from adpfl_server.operator_cli import add_audit_log, add_controls
 
 if TYPE_CHECKING:
     from adpfl_server.config import ServerConfig
-
-DEFAULT_CONFIG = Path("server.yaml")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="The server's configuration; default: server.yaml."),
-]
 
 
 class RoleName(Enum):
@@ -74,12 +68,12 @@ def serve(
         return
     from adpfl.logs import configure_logs
 
-    settings = _load(config, context)
+    settings = load(config, context)
     configure_logs(level=log_level, service="adpfl-server")
     _require_tls13()
     from adpfl_server.daemon import serve as run_daemon
 
-    run_daemon(settings, _path(config, context))
+    run_daemon(settings, path_of(config, context))
 
 
 @app.command()
@@ -128,14 +122,14 @@ def init(
     from adpfl_server.starter import write_starter
 
     _require_one_founder(consortium, authority_certificate, authority_key, offline_authority)
-    path = _path(config, context)
+    path = path_of(config, context)
     starting = not path.exists()
     if starting:
         if not host:
             raise ConfigError(f"{path}: there is no such file; give --host NAME to have a starter written")
         write_starter(path, host[0])
     try:
-        settings = _load(config, context)
+        settings = load(config, context)
         hosts = tuple(dict.fromkeys([*(host or ()), *settings.public_hosts()]))
         now = datetime.now(UTC)
         if offline_authority is not None:
@@ -210,7 +204,7 @@ def enroll(
     from adpfl_server.store import DATABASE_FILE
     from adpfl_server.tokens import bundle_for, issue_token
 
-    settings = _load(config, context)
+    settings = load(config, context)
     now = datetime.now(UTC)
     identity = load_server_identity(settings.state_dir, now=now)
     database = open_database(settings.state_dir / DATABASE_FILE)
@@ -248,7 +242,7 @@ def revoke(
     from adpfl_server.enrollment import revoke as revoke_holder
     from adpfl_server.store import DATABASE_FILE
 
-    settings = _load(config, context)
+    settings = load(config, context)
     database = open_database(settings.state_dir / DATABASE_FILE)
     serials = revoke_holder(database, Holder(role.value, name), now=datetime.now(UTC))
     database.close()
@@ -290,33 +284,6 @@ def check_config(
             )
 
 
-@app.command("init-model")
-def init_model(
-    context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run of the configuration.")],
-    config: ConfigOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Default: where the server looks for it."),
-    ] = None,
-) -> None:
-    """Make a run's initial weights from its seed; the daemon does so by itself where they are absent.
-
-    Example: adpfl-server init-model lesions-1
-    """
-    from adpfl.errors import StateError
-
-    settings = _load(config, context)
-    entry = settings.entry(run)
-    path = output or settings.initial_model_path(run)
-    if path.exists():
-        raise StateError(f"{path}: exists already; it is never overwritten")
-    from adpfl.learning.initial_model import write_initial_model  # loads torch, which takes seconds
-
-    write_initial_model(entry.plan, path)
-    typer.echo(f"wrote {path}")
-
-
 @app.command()
 def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - a flag
     """List the runs that the server's database knows.
@@ -325,7 +292,7 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """
     from adpfl_server.overview import print_runs
 
-    print_runs(_load(config, context), as_json=as_json)
+    print_runs(load(config, context), as_json=as_json)
 
 
 @app.command()
@@ -349,117 +316,22 @@ def status(
     if watch:
         from adpfl_server.live_status import watch_status
 
-        watch_status(_load(config, context), run, every_seconds=every)
+        watch_status(load(config, context), run, every_seconds=every)
         return
     from adpfl_server.overview import print_status
 
-    print_status(_load(config, context), run, as_json=as_json)
-
-
-@app.command("verify-store")
-def verify_store(
-    context: typer.Context,
-    config: ConfigOption = None,
-    restore: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--restore",
-            metavar="FILE",
-            help="An export, or a site's received model, to mend damage from; repeatable.",
-        ),
-    ] = None,
-) -> None:
-    """Read the database and every stored chunk, and name what is damaged; the daemon may be running.
-
-    With --restore, damaged and missing chunks are put back where the file has them; a waiting run goes on by
-    itself. Exit code 1 where something is damaged still.
-
-    Example: adpfl-server verify-store --restore round-0007.safetensors
-    """
-    from adpfl_server.verification import verify_store as verify
-
-    found = verify(_load(config, context), tuple(restore or ()))
-    if found.restored:
-        typer.echo(f"put back {found.restored} chunk(s)")
-    for damage in found.damaged:
-        typer.echo(f"damaged: {damage}", err=True)
-    if found.damaged:
-        raise typer.Exit(1)
-    typer.echo(f"ok: the database, {found.objects} models and updates, {found.chunks} chunks")
-
-
-@app.command()
-def export(
-    context: typer.Context,
-    *,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The safetensors file to write.")] = None,
-    config: ConfigOption = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Write a folder that MONAI loads, and not a file."),
-    ] = None,
-    round_number: Annotated[
-        int | None, typer.Option("--round", min=0, metavar="N", help="The model after this round, if kept.")
-    ] = None,
-    last: Annotated[bool, typer.Option("--last", help="The newest model, where a run averages too.")] = False,
-    averaged: Annotated[bool, typer.Option("--averaged", help="The average, or an error.")] = False,
-    best: Annotated[
-        bool, typer.Option("--best", help="The kept model that scores highest on --validation; loads torch.")
-    ] = False,
-    validation: Annotated[
-        Path | None,
-        typer.Option("--validation", metavar="DIR", help="Public images and masks to score models on."),
-    ] = None,
-) -> None:
-    """Write a run's global model: what it publishes so far, or the one that the options name.
-
-    --best scores every kept model (`keep_models`) on a public folder, and writes a table of all scores beside
-    the best one. The folder must be public: scores of private images are not charged to any budget.
-
-    Example: adpfl-server export lesions-1 lesions-1.safetensors
-
-    Example: adpfl-server export lesions-1 --bundle best --best --validation public-images
-    """
-    from adpfl.errors import ConfigError
-    from adpfl_server.export import chosen, export_model
-
-    path = bundle or out
-    if path is None or (bundle and out):
-        raise ConfigError("export needs OUT or --bundle DIR, and one of them alone")
-    if best or validation is not None:
-        if not best or last or averaged or round_number is not None:
-            raise ConfigError("--best goes with --validation, and without --round, --last and --averaged")
-        from adpfl_server.best_model import export_best
-
-        settings = _load(config, context)
-        is_bundle = bundle is not None
-        typer.echo(export_best(settings, run, path, validation, bundle=is_bundle, say=typer.echo))
-        return
-    choice = chosen(round_number=round_number, last=last, averaged=averaged)
-    typer.echo(export_model(_load(config, context), run, path, choice=choice, bundle=bundle is not None))
+    print_status(load(config, context), run, as_json=as_json)
 
 
 def _named_config(context: typer.Context) -> "ServerConfig":
-    return _load(None, context)
+    return load(None, context)
 
 
-def _path(config: Path | None, context: typer.Context) -> Path:
-    """`--config` after the subcommand, before it, or the default."""
-    before: Path | None = context.obj
-    return config or before or DEFAULT_CONFIG
-
-
-def _load(config: Path | None, context: typer.Context) -> "ServerConfig":
-    from adpfl_server.config import load_server_config
-
-    return load_server_config(_path(config, context))
-
-
+add_models(app)
 add_controls(app, _named_config)
 add_audit_log(app, _named_config)
-add_certificates(app, lambda context, config: _load(config, context))
-add_requests(app, lambda context, config: _load(config, context))
+add_certificates(app, lambda context, config: load(config, context))
+add_requests(app, lambda context, config: load(config, context))
 add_authority(app)
 
 

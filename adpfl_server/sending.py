@@ -62,7 +62,7 @@ class Outbox:
 
     def _ended(self, digest: str, reading: asyncio.Task[bytes | None]) -> None:
         self._reading -= 1
-        if reading.cancelled() or reading.exception() is not None or reading.result() is None:
+        if not _size(reading):
             self._kept.pop(digest, None)
             return
         self._kept_bytes += _size(reading)
@@ -81,4 +81,6 @@ class Outbox:
 
 
 def _size(reading: asyncio.Task[bytes | None]) -> int:
-    return len(reading.result() or b"")
+    """Of what a reading gave; 0 where it gave nothing, also where it failed and nobody was told yet."""
+    failed = reading.cancelled() or reading.exception() is not None
+    return 0 if failed else len(reading.result() or b"")

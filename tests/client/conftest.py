@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from adpfl_client.local_site import Site
 from adpfl_client.models import ModelStore
 from adpfl_client.site_data import load_site_data
 from adpfl_client.spool import Spool
+from tests.client.spending import DIGEST, NOW, POLICY, REQUEST
 
 SITE = "hospital1"
 CHUNK_SIZE = 65_536
@@ -89,6 +90,12 @@ class FederationStandIn(rpc.FederationServicer):
     chunks_before_cut: dict[str, list[int]] = field(default_factory=dict)
     """By method: how many chunks the next streams let through before the link breaks."""
     stall: set[str] = field(default_factory=set)
+    withholds: bool = False
+    """Fetch ends without a chunk."""
+    forgets: bool = False
+    """What a push brought is asked for again."""
+    pause_seconds: float = 0.0
+    """Before each chunk of a fetch."""
     """Methods whose next stream moves no further, once."""
     swap_chunk: bytes | None = None
     spoiled_join: pb.JoinResponse | None = None
@@ -154,7 +161,7 @@ class FederationStandIn(rpc.FederationServicer):
         self._enter("Fetch", context)
         cut = self._cut("Fetch")
         assert self.base is not None
-        digests = transfers.FetchRequest.from_wire(request).digests
+        digests = () if self.withholds else transfers.FetchRequest.from_wire(request).digests
         for index, digest in enumerate(digests):
             if index == cut:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
@@ -163,6 +170,7 @@ class FederationStandIn(rpc.FederationServicer):
                 while context.is_active():
                     time.sleep(0.02)
                 return
+            time.sleep(self.pause_seconds)
             data = self.swap_chunk or self.base.chunks[digest]
             yield transfers.Chunk(digest, data).to_fetch()
         if cut == len(digests):
@@ -191,6 +199,8 @@ class FederationStandIn(rpc.FederationServicer):
             assert chunk.digest not in self.received
             self.received[chunk.digest] = chunk.data
             self.pushed_bytes += len(chunk.data)
+        if self.forgets:
+            self.received.clear()
         return transfers.PushResponse(self._lacking(self.offered[header.update_digest])).to_wire()
 
     def CommitUpdate(self, request, context):
@@ -449,3 +459,14 @@ def open_agent(consortium: Consortium, federation: RunningStandIn):
                 connection.close()
 
     return open_agent
+
+
+@pytest.fixture
+def spent_state(tmp_path: Path) -> Path:
+    """A closed ledger with two rounds, the first committed."""
+    with LedgerStore.open(tmp_path, NOW) as store:
+        made = store.reserve(REQUEST, POLICY, now=NOW)
+        store.seal(made.id, DIGEST, now=NOW + 1)
+        store.commit(made.id, '{"run":"first"}', now=NOW + 2)
+        store.reserve(replace(REQUEST, round_number=2, first_step=5), POLICY, now=NOW + 3)
+    return tmp_path

@@ -95,7 +95,7 @@ def test_a_server_of_another_consortium_is_not_talked_to(foreign_consortium, fed
 
 
 def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
-    connection, federation, make_object, make_plan, tmp_path
+    connection, federation, make_object, make_plan, tmp_path, pauses
 ):
     federation.service.base = model = make_object()
     federation.service.chunks_before_cut["Fetch"] = [1, 2]
@@ -106,6 +106,7 @@ def test_a_model_is_fetched_over_a_link_that_breaks_and_goes_on_where_it_was(
     payload = b"".join(model.chunks[one] for one in manifest.chunk_digests)
     assert incoming.path.read_bytes().endswith(payload)
     assert federation.service.calls.count("Fetch") == 3
+    assert pauses == [0.5, 0.5]  # each chunk is an answer
 
 
 def test_a_link_that_breaks_after_the_last_chunk_has_cost_nothing(
@@ -145,12 +146,39 @@ def test_a_stream_that_stands_still_is_cut_off_and_resumed(
     assert 0.9 < time.monotonic() - started < 8.0
 
 
+def test_a_stream_that_is_slow_and_moves_is_not_cut_off(
+    connection, federation, make_object, make_plan, tmp_path
+):
+    """It takes longer than nothing may move for, and no chunk of it does."""
+    federation.service.base = model = make_object()
+    federation.service.pause_seconds = 0.4
+    assert len(model.manifest.indices_of) == 4
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    connection.fetch("derm", incoming)
+    assert incoming.missing == ()
+    assert federation.service.calls.count("Fetch") == 1
+
+
 def test_a_forged_chunk_is_refused(connection, federation, make_object, make_plan, tmp_path):
     federation.service.base = model = make_object()
     federation.service.swap_chunk = b"\0" * 65_536
     incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
     with pytest.raises(IntegrityError, match="do not match"):
         connection.fetch("derm", incoming)
+
+
+def test_a_stream_that_ends_without_what_was_asked_for_is_not_asked_for_again(
+    connection, federation, make_object, make_plan, tmp_path, stopping
+):
+    federation.service.base = model = make_object()
+    federation.service.withholds = True
+    incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    too_late = threading.Timer(10.0, stopping.set)
+    too_late.start()
+    with pytest.raises(ProtocolError, match=f"ended without sending chunk {incoming.missing[0][:12]}"):
+        connection.fetch("derm", incoming)
+    too_late.cancel()
+    assert federation.service.calls.count("Fetch") == 1
 
 
 def test_a_forged_chunk_is_refused_though_the_link_breaks_after_it(
@@ -189,14 +217,17 @@ def test_a_disk_that_refuses_a_chunk_ends_the_fetch_and_keeps_the_others(
 
 
 def test_a_stop_ends_a_stream_that_stands_still(
-    connection, federation, make_object, make_plan, stopping, tmp_path
+    connection, federation, make_object, make_plan, stopping, tmp_path, monkeypatch
 ):
     federation.service.base = model = make_object()
     federation.service.stall.add("Fetch")
     incoming = ModelStore(tmp_path).receive(make_plan(), 0, model.manifest)
+    monkeypatch.setattr(connection, "_progress_seconds", 30.0)  # it is the stop that ends it, not the stall
     threading.Timer(0.2, stopping.set).start()
+    started = time.monotonic()
     with pytest.raises(StopRequestedError):
         connection.fetch("derm", incoming)
+    assert time.monotonic() - started < 10.0
     assert incoming.missing == tuple(model.manifest.indices_of)[1:]  # what came before is kept
 
 
@@ -220,6 +251,18 @@ def test_a_push_over_a_breaking_link_sends_each_chunk_once(connection, federatio
     connection.push(spooled)
     assert federation.service.pushed_bytes == spooled.manifest.payload_bytes
     assert set(federation.service.received) == set(spooled.manifest.chunk_digests)
+
+
+def test_a_server_that_asks_for_what_it_has_received_is_not_sent_it_for_ever(
+    connection, federation, spooled, stopping
+):
+    federation.service.forgets = True
+    too_late = threading.Timer(10.0, stopping.set)
+    too_late.start()
+    with pytest.raises(ProtocolError, match="still asks for chunk"):
+        connection.push(spooled)
+    too_late.cancel()
+    assert federation.service.calls.count("Push") == 1
 
 
 def test_a_push_of_what_the_server_has_sends_nothing(connection, federation, spooled):
@@ -279,6 +322,13 @@ def test_the_server_may_be_away_for_long_and_come_back_on_its_port(
     assert connection.outages == 1
     assert connection.last_outage_seconds > 0.5
     connection.close()
+
+
+def test_a_stopped_agent_makes_no_call(connection, federation, stopping):
+    stopping.set()
+    with pytest.raises(StopRequestedError):
+        connection.join(JOIN)
+    assert federation.service.calls == []
 
 
 def test_a_stop_ends_a_long_wait_within_a_second(consortium, federation, stopping):

@@ -38,6 +38,7 @@ def test_a_received_model_is_a_safetensors_file_that_knows_its_plan(store, make_
     assert StoredModel.read(received.path) == received
     assert received.plan == make_plan()
     assert tensor_names(received.path) == ("weight", "bias")
+    assert [path for path in store.folder.rglob("*") if path.is_file()] == [received.path]
 
 
 def test_a_model_is_found_by_its_digest_alone(store, make_object, make_plan):

@@ -99,6 +99,14 @@ def test_a_damaged_entry_is_refused(spool, name):
         spool.find(KEY)
 
 
+def test_an_entry_with_the_manifest_of_another_update_is_refused(spool):
+    other = seal(spool, SpoolKey("derm", 8, "a" * 64), seed=1)
+    folder = seal(spool).folder
+    (folder / "manifest.json").write_bytes((other.folder / "manifest.json").read_bytes())
+    with pytest.raises(IntegrityError, match="the manifest is not that of update"):
+        spool.find(KEY)
+
+
 def test_changed_bytes_are_not_given_out(spool):
     sealed = seal(spool)
     path = sealed.folder / "update.payload"
@@ -119,3 +127,20 @@ def test_a_removed_update_is_gone(spool):
     assert spool.find(KEY) is None
     assert spool.sealed("derm") == []
     assert spool.sealed("never-seen") == []
+
+
+def test_a_crash_while_an_update_is_forgotten_leaves_no_half_of_it(spool, monkeypatch):
+    sealed = seal(spool)
+
+    def crash(folder):
+        (folder / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr("adpfl_client.spool.shutil.rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            spool.remove(sealed)
+    again = Spool(spool.folder)
+    assert again.find(KEY) is None
+    assert again.discard_unsealed() == []
+    assert list((spool.folder / "derm").iterdir()) == []

@@ -1,13 +1,10 @@
-"""The round state machine: named situations, then every order of events that hypothesis can think of."""
+"""The round state machine in named situations."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from adpfl.errors import StateError
-from adpfl.federated.coordinator import actions_on_resume, judge, new_run, step
+from adpfl.federated.coordinator import actions_on_resume, judge, step
 from adpfl.federated.run_events import (
-    Aggregate,
     AggregationDone,
     AggregationFailed,
     RoundClosed,
@@ -23,89 +20,11 @@ from adpfl.federated.run_events import (
     UpdateArrived,
     UpdateDamaged,
     UpdateNoted,
-    UpdateRefused,
     Verdict,
 )
-from adpfl.federated.run_plan import RunPlan
 from adpfl.federated.run_state import RunState, summary
 from adpfl.federated.site_tasks import obsolete, task_for
-
-SITES = ("a", "b", "c")
-START = 1000.0
-DEADLINE = 60.0
-
-
-def digest(number):
-    return f"{number:064x}"
-
-
-def instance(site, restarts=0):
-    return f"{SITES.index(site) + 3 * restarts}" * 32
-
-
-def a_plan(quorum=2, rounds=2, weights="uniform", sites=SITES):
-    return RunPlan.model_validate(
-        {
-            "run": "demo",
-            "task": "skin_lesion",
-            "image_size": [64, 64],
-            "rounds": rounds,
-            "local": {"steps": 1, "learning_rate": 0.1},
-            "aggregation": {"weights": weights},
-            "cohort": {"sites": list(sites), "quorum": quorum, "round_deadline_seconds": DEADLINE},
-            "privacy": {"mode": "none", "sampling": {"mode": "full"}},
-        }
-    )
-
-
-class Machine:
-    """Feeds events and keeps everything that came out."""
-
-    def __init__(self, plan=None):
-        created = new_run(plan or a_plan(), digest(0), START)
-        self.state = created.state
-        self.now = START
-        self.actions = []
-        self.timeline = list(created.timeline)
-
-    def feed(self, event, later=1.0):
-        self.now += later
-        moved = step(self.state, event, self.now)
-        self.state = moved.state
-        self.actions += moved.actions
-        self.timeline += moved.timeline
-        return moved
-
-    def join(self, *sites):
-        """Join and ask for a task, as an agent does whose policy lets the run pass."""
-        for site in sites:
-            self.feed(SiteJoined(site, instance(site), 10 * (SITES.index(site) + 1)))
-            self.feed(SiteReady(site))
-        return self
-
-    def update(self, site, number=1, base=None, round_number=None):
-        current = self.state.open_round
-        return self.feed(
-            UpdateArrived(
-                site,
-                round_number or (current.round if current else 1),
-                base or (current.base_digest if current else digest(0)),
-                digest(number),
-            )
-        )
-
-    def sums(self):
-        return [action for action in self.actions if isinstance(action, Aggregate)]
-
-    def close(self, number):
-        return self.feed(AggregationDone(self.state.open_round.round, digest(number)))
-
-    def kinds(self):
-        return [entry.kind for entry in self.timeline]
-
-
-def running(**plan):
-    return Machine(a_plan(**plan)).join(*SITES)
+from tests.federated.machine import DEADLINE, SITES, Machine, a_plan, digest, instance, running
 
 
 def test_a_run_waits_for_its_quorum():
@@ -135,35 +54,6 @@ def test_an_agent_that_asks_before_it_joins_is_not_ready():
     machine = Machine(a_plan(quorum=1))
     machine.feed(SiteReady("a"))
     assert machine.state.status == "waiting"
-
-
-def test_a_run_does_not_start_without_a_site_that_refused_and_joined_again():
-    """The others would train a round that can never close, and spend budget on it."""
-    machine = Machine(a_plan(quorum=3))
-    machine.feed(SiteJoined("a", instance("a"), 10))
-    machine.feed(SiteRefused("a", "policy"))
-    machine.join("b", "c")
-    entries = len(machine.timeline)
-    for _ in range(5):  # an agent with nothing else to do
-        machine.feed(SiteJoined("a", instance("a"), 10))
-        machine.feed(SiteRefused("a", "another word for it"))
-        machine.feed(SiteReady("a"))
-    assert machine.state.status == "waiting"
-    assert len(machine.timeline) == entries
-    assert [task_for(machine.state, site).kind for site in SITES] == ["wait"] * 3
-    assert "a refuses the run (policy)" in summary(machine.state)
-
-
-def test_another_instance_of_a_refusing_agent_decides_anew():
-    machine = Machine(a_plan(quorum=3))
-    machine.feed(SiteJoined("a", instance("a"), 10))
-    machine.feed(SiteRefused("a", "policy"))
-    machine.join("b", "c")
-    machine.feed(SiteJoined("a", instance("a", restarts=1), 10))
-    assert machine.state.site("a").refusal is None
-    assert machine.state.status == "waiting"  # it may refuse again
-    machine.feed(SiteReady("a"))
-    assert machine.state.status == "running"
 
 
 def test_no_round_opens_that_could_not_close():
@@ -333,27 +223,6 @@ def test_another_instance_is_a_restarted_agent():
     assert machine.timeline == before
 
 
-def test_a_refusing_site_is_not_waited_for_until_it_joins_again():
-    machine = running()
-    machine.feed(SiteRefused("c", "over budget"))
-    assert task_for(machine.state, "c").kind == "wait"
-    machine.update("a")
-    machine.update("b", 2)
-    assert len(machine.sums()) == 1
-    assert "c refuses the run (over budget)" in summary(machine.state)
-    machine.feed(SiteJoined("c", "f" * 32, 30))
-    assert machine.state.site("c").refusal is None
-
-
-def test_a_refusal_can_complete_a_round():
-    machine = running()
-    machine.update("a")
-    machine.update("b", 2)
-    assert machine.sums() == []
-    machine.feed(SiteRefused("c", "over budget"))
-    assert len(machine.sums()) == 1
-
-
 def test_a_silent_site_does_not_cost_the_deadline():
     machine = running()
     machine.update("a")
@@ -367,15 +236,6 @@ def test_a_silent_site_does_not_cost_the_deadline():
     machine.update("a", 4)
     machine.update("b", 5)
     assert len(machine.sums()) == 1  # c is waited for again
-
-
-def test_silence_and_refusal_never_break_the_quorum():
-    machine = running(quorum=3)
-    machine.update("a")
-    machine.feed(SiteFellSilent("b"))
-    machine.feed(SiteRefused("c", "no"))
-    machine.feed(TimePassed(), later=DEADLINE)
-    assert machine.sums() == []
 
 
 def test_the_last_round_finishes_the_run():
@@ -433,157 +293,3 @@ def test_a_site_outside_the_cohort_is_an_error():
 )
 def test_obsolete_work(round_number, expected):
     assert obsolete(running().state, "a", round_number) is expected
-
-
-# --- all orders -----------------------------------------------------------------------------------
-
-site_names = st.sampled_from(SITES)
-events = st.one_of(
-    st.builds(SiteJoined, site_names, st.sampled_from(["0" * 32, "1" * 32]), st.just(10)),
-    st.builds(SiteReady, site_names),
-    st.builds(SiteRefused, site_names, st.just("budget")),
-    st.builds(SiteFellSilent, site_names),
-    st.builds(SiteHeard, site_names),
-    st.builds(
-        UpdateArrived,
-        site_names,
-        st.integers(1, 3),
-        st.integers(0, 3).map(digest),
-        st.integers(100, 104).map(digest),
-    ),
-    st.just(TimePassed()),
-    # The n-th model is digest(n), so that updates of later rounds meet their base model.
-    st.integers(1, 3).map(lambda number: AggregationDone(number, digest(number))),
-    st.just(ServerRestarted()),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    quorum=st.integers(1, 3),
-    script=st.lists(st.tuples(events, st.sampled_from([0.0, 1.0, DEADLINE])), max_size=60),
-)
-def test_no_order_of_events_breaks_the_rules(quorum, script):
-    machine = Machine(a_plan(quorum=quorum, rounds=3))
-    counted: dict[int, dict[str, str]] = {}
-    for event, later in script:
-        before = machine.state
-        moved = machine.feed(event, later)
-        after = moved.state
-
-        # The state survives storage, and storing it changes nothing.
-        assert RunState.model_validate_json(after.model_dump_json()) == after
-        # Rounds only move forward, by one, and a run that is over stays as it is.
-        assert after.rounds_closed - before.rounds_closed in (0, 1)
-        # Nobody is told to train a round that too few had agreed to when it opened.
-        opened_before = before.open_round.round if before.open_round else None
-        if after.open_round is not None and after.open_round.round != opened_before:
-            assert len(after.ready) >= quorum
-        if before.over:
-            assert after == before
-        if isinstance(event, UpdateArrived) and moved.verdict is Verdict.ACCEPTED:
-            assert before.open_round is not None
-            assert (event.round, event.base_digest) == (
-                before.open_round.round,
-                before.open_round.base_digest,
-            )
-            assert event.site not in counted.setdefault(event.round, {})
-            counted[event.round][event.site] = event.update_digest
-        for action in moved.actions:
-            if isinstance(action, Aggregate):
-                names = [part.site for part in action.contributions]
-                assert len(names) >= quorum
-                assert names == [site for site in SITES if site in counted[action.round]]
-                assert {part.site: part.update_digest for part in action.contributions} == counted[
-                    action.round
-                ]
-                assert sum(part.weight for part in action.contributions) == pytest.approx(1.0)
-            if isinstance(action, RoundClosed):
-                assert set(action.record.sites) | set(action.record.missing) == set(SITES)
-                assert not set(action.record.sites) & set(action.record.missing)
-        # Whoever waits for work is woken when there is some.
-        for site in SITES:
-            if task_for(after, site).kind != "wait" and task_for(before, site) != task_for(after, site):
-                assert any(isinstance(action, TasksChanged) for action in moved.actions)
-        # A subset is never plain success.
-        missed = [site.site for site in after.sites if site.rounds_missed]
-        assert all(site in summary(after) for site in missed)
-    assert len([action for action in machine.actions if isinstance(action, Aggregate)]) <= 3
-
-
-@settings(max_examples=100, deadline=None)
-@given(order=st.permutations(SITES * 2), restarts=st.sets(st.integers(0, 5)))
-def test_every_order_of_arrival_with_restarts_gives_the_same_sums(order, restarts):
-    machine = running(quorum=3, rounds=2)
-    for number, site in enumerate(order):
-        if number in restarts:
-            machine.state = RunState.model_validate_json(machine.state.model_dump_json())
-            machine.feed(ServerRestarted())
-        machine.update(site, SITES.index(site) + 1)
-        if machine.state.open_round and machine.state.open_round.aggregating:
-            machine.close(9)
-    first = machine.sums()[0]
-    assert [(part.site, part.update_digest) for part in first.contributions] == [
-        (site, digest(number)) for number, site in enumerate(SITES, start=1)
-    ]
-
-
-def refuse(machine, site, number=9):
-    current = machine.state.open_round
-    reason = "its norm is 1e+09; aggregation.max_update_norm is 10"
-    return machine.feed(
-        UpdateRefused(site, current.round, current.base_digest, digest(number), reason), later=0.0
-    )
-
-
-def test_a_site_whose_update_was_refused_sits_its_round_out():
-    machine = running()
-    machine.update("a", 1)
-    refuse(machine, "c")
-    task = task_for(machine.state, "c")
-    assert task.kind == "wait"
-    assert "its norm is 1e+09; aggregation.max_update_norm is 10" in task.detail
-    assert obsolete(machine.state, "c", 1)
-    assert "the update of c was refused (its norm is 1e+09" in summary(machine.state)
-    assert machine.update("c", 3).verdict is Verdict.REFUSED  # another one, and the same
-    assert machine.update("c", 9).verdict is Verdict.REFUSED
-    assert machine.sums() == []
-    machine.update("b", 2)  # nobody else is waited for
-    assert [part.site for part in machine.sums()[0].contributions] == ["a", "b"]
-    (record,) = [action.record for action in machine.close(11).actions if isinstance(action, RoundClosed)]
-    assert (record.sites, record.missing, record.refused) == (("a", "b"), ("c",), ("c",))
-    assert task_for(machine.state, "c").kind == "train"  # the next round takes another
-    assert machine.update("c", 4).verdict is Verdict.ACCEPTED
-    assert machine.kinds().count("update_refused") == 3
-
-
-def test_a_refusal_counts_once_and_never_against_an_update_that_counts():
-    machine = running()
-    machine.update("a", 1)
-    before = machine.state
-    assert refuse(machine, "a").state == before
-    refuse(machine, "b")
-    before = machine.state
-    assert refuse(machine, "b", 8).state == before
-    assert RunState.model_validate_json(before.model_dump_json()) == before
-
-
-def test_a_round_that_refusals_leave_without_a_quorum_ends_the_run():
-    machine = running(quorum=2)
-    machine.update("a", 1)
-    refuse(machine, "b")
-    assert machine.state.status == "running"
-    refuse(machine, "c")
-    assert machine.state.status == "failed"
-    assert (
-        "round 1 cannot reach its quorum of 2: the updates of b and c were refused" in machine.state.failure
-    )
-    assert "max_update_norm is 10" in machine.state.failure
-    assert machine.kinds()[-1] == "run_failed"
-
-
-def test_a_state_from_before_refusals_is_read():
-    machine = running()
-    document = machine.state.model_dump(mode="json")
-    del document["open_round"]["refused"]
-    assert RunState.model_validate(document) == machine.state

@@ -1,10 +1,15 @@
 """A real daemon on loopback over real TLS, and sites that call it, in one process."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +38,8 @@ from adpfl_server.tokens import issue_token
 
 SITES = ("hospital1", "hospital2", "hospital3")
 TASK = "skin_lesion"
+ROOT = Path(__file__).parents[2]
+SERVER_PATIENCE_SECONDS = 30.0
 LAYOUT = {"conv.weight": (300, 200), "conv.bias": (200,), "scale": ()}
 
 
@@ -294,12 +301,65 @@ class Consortium:
             daemon.stop()
 
 
+class ServerProcess:
+    """`adpfl-server` as an operator starts it; its log is JSON lines."""
+
+    def __init__(self, consortium, *runs, descriptors=None, **limits):
+        consortium.configure(*runs, limits=limits)
+        self.log = consortium.root / "log"
+        command = [sys.executable, "-m", "adpfl_server", "--config", str(consortium.config_path)]
+        if descriptors is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.port = self.wait_for(lambda: self.lines("serving"))[0]["port"]
+
+    def lines(self, event):
+        found = []
+        for line in self.log.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return [line for line in found if line.get("event", "").startswith(event)]
+
+    def wait_for(self, found):
+        deadline = time.monotonic() + SERVER_PATIENCE_SECONDS
+        while not (answer := found()):
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        return answer
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+
 @pytest.fixture
 def consortium(tmp_path: Path) -> Iterator[Consortium]:
     (tmp_path / "consortium").mkdir()
     made = Consortium(tmp_path / "consortium")
     yield made
     made.close()
+
+
+@pytest.fixture
+def serve(consortium):
+    """Start the server as a process of its own."""
+    started = []
+
+    def start(*runs, **options):
+        started.append(ServerProcess(consortium, *runs, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
 
 
 @pytest.fixture

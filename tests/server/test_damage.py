@@ -277,8 +277,9 @@ def test_a_damaged_model_of_a_finished_run_is_said_until_it_is_whole(consortium,
     with open_store(consortium.running[-1].config) as store:
         digest = store.manifest(model).chunk_digests[0]
     flip(consortium, digest)  # before anyone has fetched it: the server may hold what it sends in memory
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as error:
         callers[1].fetch(model)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE  # which a site retries until it is mended
     eventually(lambda: state(consortium).damage, "nobody looks")
     with open_store(consortium.running[-1].config) as store:
         said = status_lines(store, ["demo"])[0]

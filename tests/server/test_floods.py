@@ -1,15 +1,9 @@
 """A daemon in a process of its own under connections that mean nothing, and a site that means something."""
 
 import contextlib
-import json
-import os
 import resource
 import socket
 import ssl
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import grpc
 import pytest
@@ -17,61 +11,7 @@ import pytest
 from adpfl.wire.messages import SiteActivity
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
-ROOT = Path(__file__).parents[2]
 IDLE, UNFINISHED = 2000, 300
-PATIENCE_SECONDS = 30.0
-
-
-class Server:
-    """`adpfl-server` as an operator starts it; its log is JSON lines."""
-
-    def __init__(self, consortium, descriptors=None, **limits):
-        consortium.configure(limits=limits)
-        self.log = consortium.root / "log"
-        command = [sys.executable, "-m", "adpfl_server", "--config", str(consortium.config_path)]
-        if descriptors is not None:
-            command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                command,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        self.port = self.wait_for(lambda: self.lines("serving"))[0]["port"]
-
-    def lines(self, event):
-        found = []
-        for line in self.log.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return [line for line in found if line.get("event", "").startswith(event)]
-
-    def wait_for(self, found):
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (answer := found()):
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        return answer
-
-    def stop(self):
-        self.process.terminate()
-        assert self.process.wait(30) == 0
-
-
-@pytest.fixture
-def serve(consortium):
-    started = []
-
-    def start(**options):
-        started.append(Server(consortium, **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
 
 
 @pytest.fixture

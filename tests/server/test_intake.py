@@ -142,6 +142,24 @@ def test_repeated_and_contradicting_updates_are_counted_not_kept(desk):
     assert len(told) == len(kinds) - 3  # the log hears of the same entries, without the three sums
 
 
+def test_the_update_that_counts_contradicts_itself_from_another_base(desk):
+    desk.join_all()
+    desk.send("hospital1", 1)
+    with pytest.raises(CallRefusedError, match="has committed update") as refusal:
+        desk.commit("hospital1", desk.keep(1), base="ab" * 32)
+    assert refusal.value.code is Code.ALREADY_EXISTS
+    assert desk.kinds()[-1] == "update_conflicting"
+
+
+def test_the_end_of_a_push_takes_no_chunk_that_a_model_shares(desk):
+    """A layer that training left alone is the same chunk in the update as in the model."""
+    desk.join_all()
+    past = desk.keep(5)
+    for manifest in (desk.base, past):
+        desk.intake.end_push("hospital1", "demo", 1, manifest)
+    assert [desk.store.blobs.has(one.chunk_digests[0]) for one in (desk.base, past)] == [True, False]
+
+
 def test_a_late_update_needs_no_bytes_and_is_answered_once(desk):
     desk.join_all()
     for seed, site in enumerate(SITES[:2], start=1):

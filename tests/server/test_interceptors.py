@@ -7,6 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl_server.limits_config import LimitsConfig
 
 
@@ -28,7 +29,7 @@ def test_a_revoked_certificate_does_not_keep_its_holders_next_one_out(consortium
     thief = consortium.caller("hospital1")
     thief.join()
     revoke(consortium.state_dir, "hospital1")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError, match="has been revoked"):
         thief.join()
     again = consortium.caller("hospital1")
     again.join("1")
@@ -39,6 +40,34 @@ def test_a_revoked_certificate_does_not_keep_its_holders_next_one_out(consortium
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
+
+
+def test_looking_up_a_certificate_that_does_not_stand_has_its_limits(consortium, revoke):
+    """It is refused anyhow; but each look asks the database."""
+    consortium.start(limits={"calls_per_second": 2, "calls_at_once": 4, "transfers_at_once": 2})
+    thief = consortium.caller("hospital1")
+    revoke(consortium.state_dir, "hospital1")
+    started = time.monotonic()
+    for _ in range(6):  # four at once, the others one by one
+        with pytest.raises(grpc.RpcError, match="has been revoked"):
+            thief.join()
+    assert time.monotonic() - started > 0.8
+    request = pb.NextTaskRequest(run="demo", wait_seconds=0)
+    calls = [thief.stub.NextTask.future(request, timeout=20) for _ in range(8)]
+    said = [call.details() for call in calls if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert any("limits.calls_at_once is 4" in words for words in said)
+    assert all(words.startswith("certificate ") for words in said)  # its holder's own room is untouched
+    consortium.caller("hospital1").join("1")
+
+
+def test_two_certificates_of_one_holder_have_one_rate(consortium):
+    consortium.start(limits={"calls_per_second": 2, "calls_at_once": 4, "transfers_at_once": 2})
+    both = [consortium.caller("hospital1") for _ in range(2)]
+    started = time.monotonic()
+    for _ in range(4):  # four at once, the others one by one
+        for caller in both:
+            caller.join()
+    assert time.monotonic() - started > 1.8
 
 
 def test_calls_under_way_of_a_revoked_certificate_end_although_its_holder_has_the_next_one(
@@ -73,3 +102,18 @@ def test_a_health_check_that_never_comes_to_the_point_is_ended(consortium):
     finally:
         never.set()
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_certificate_that_expires_stops_working_on_an_open_connection(consortium, monkeypatch):
+    """TLS has looked at it when the connection was made, and never does again."""
+    consortium.start()
+    caller = consortium.caller("hospital1")
+    caller.join()
+    ends = caller.identity.certificate.not_valid_after_utc.timestamp()
+    door = consortium.running[0].daemon._admission
+    monkeypatch.setattr(door, "_clock", lambda: ends - 1.0)
+    caller.join()
+    monkeypatch.setattr(door, "_clock", lambda: ends + 1.0)
+    with pytest.raises(grpc.RpcError, match="of hospital1 has expired") as error:
+        caller.join()
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from adpfl.wire import transfers
+from adpfl.wire import limits, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import TaskKind
 from adpfl.wire.receipts import CommitOutcome, verify_receipt
@@ -199,7 +199,7 @@ def test_pushes_that_break_the_contract_store_nothing(running, joined):
         "header": [good],
         "twice": [header, header],
         "not asked": [header, transfers.Chunk("1" * 64, b"abcd").to_push()],
-        "bytes": [header, transfers.Chunk(digest, update.chunks[digest][:-4]).to_push()],
+        "bytes; must be": [header, transfers.Chunk(digest, update.chunks[digest][:-4]).to_push()],
         "SHA-256": [header, transfers.Chunk(digest, bytes(len(update.chunks[digest]))).to_push()],
         "finite": [header, transfers.Chunk(digest, bad).to_push()],
         "must be header or chunk": [pb.PushRequest()],
@@ -322,6 +322,20 @@ def test_a_model_collected_while_it_is_fetched_is_not_found(small_chunks, monkey
     assert f"run demo keeps no model {base[:12]}" in error.value.details()
     assert [entry for entry in logs if entry["event"] == "storage failed"] == []
     assert running.running[0].daemon.runner.book.tally.storage_errors == 0  # health and status stay well
+
+
+def test_each_chunk_is_a_sign_of_life(small_chunks, monkeypatch):
+    """A model may take longer than the server waits for a word."""
+    running, caller = small_chunks
+    base = caller.next_task().base_digest
+    update = running.update(1, chunk_size=limits.CHUNK_SIZE_MIN)
+    missing = caller.offer(1, base, update)
+    heard = []
+    monkeypatch.setattr(running.running[0].daemon.runner, "heard", heard.append)
+    caller.fetch(base)
+    assert heard == [caller.site] * 4
+    caller.push(1, update, missing)
+    assert heard == [caller.site] * 8
 
 
 def test_a_commit_that_cannot_be_stored_has_not_happened(running, joined, monkeypatch):

@@ -12,6 +12,7 @@ from adpfl.security.tls import channel_credentials
 from adpfl.wire import limits, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import SiteActivity, TaskKind
+from adpfl_server.interceptors import HELD_SECONDS
 
 SITES = ("hospital1", "hospital2", "hospital3")
 STALL = 1.0
@@ -118,8 +119,9 @@ def test_a_fetch_that_nobody_reads_is_ended(consortium, callers):
     (line,) = [entry for entry in logs if entry["event"] == "call refused"]
     assert (line["call"], line["code"]) == ("Fetch", "DEADLINE_EXCEEDED")
     assert "no answer was read within 1 seconds" in line["reason"]
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as error:
         list(call)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert len(caller.fetch(digest)[1]) == 16  # a fresh stream is served
 
 
@@ -147,8 +149,10 @@ def test_one_site_holds_so_many_transfers(consortium, callers, silence):
     header = transfers.PushHeader("demo", 1, update.manifest.digest).to_wire()
     held = [caller.stub.Push.future(silence(header), timeout=30) for _ in range(2)]
     wait_until(lambda: under_way(consortium) == 2)
+    asked = time.monotonic()
     with pytest.raises(grpc.RpcError, match=r"limits\.transfers_at_once is 2"):
         caller.push(1, update, ())
+    assert time.monotonic() - asked > 0.9 * HELD_SECONDS  # asking again and again is not cheap
     assert caller.offer(1, base, update)  # other calls pass
     for call in held:
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -149,3 +149,14 @@ def test_a_commit_that_is_given_up_again_and_again_is_measured_once(consortium, 
         free.set()
     assert caller.commit(1, base, update.manifest.digest).receipt.outcome is CommitOutcome.ACCEPTED
     assert sorted(reads) == sorted(update.chunks)
+
+
+def test_an_update_that_lacks_chunks_is_not_measured_and_is_told_so(consortium, callers):
+    caller = callers[2]
+    base = caller.next_task().base_digest
+    update = consortium.update(1)
+    caller.offer(1, base, update)
+    with pytest.raises(grpc.RpcError, match="lacks 1 of 1 chunks; push them first") as error:
+        caller.commit(1, base, update.manifest.digest)
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caller.send(1, base, update).receipt.outcome is CommitOutcome.ACCEPTED
