@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from adpfl.errors import ProtocolError
@@ -21,6 +22,33 @@ REQUEST_BYTES = {
     "Push": limits.MESSAGE_BYTES,
 }
 """Calls whose message may be longer than `limits.CONTROL_BYTES`."""
+
+
+class RawMessages:
+    """The messages of one call as gRPC reads them, none of them kept.
+
+    gRPC's own iterator of a call holds the last message until the next one is asked for: a chunk for every
+    stream that waits for its turn.
+    """
+
+    def __init__(self, context: Any) -> None:
+        """Read a call by its servicer context."""
+        self._context = context
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """All messages."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next message, as soon as it is whole.
+
+        Raises:
+            StopAsyncIteration: there are no more.
+        """
+        message: bytes = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message
 
 
 class Incoming:

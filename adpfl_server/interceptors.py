@@ -31,7 +31,7 @@ from adpfl.errors import (
 from adpfl.security.certificates import ROLES, Holder, Role
 from adpfl.security.identity import PeerCertificate, peer_certificate
 from adpfl_server.admission import Admission
-from adpfl_server.incoming import Incoming, stalled
+from adpfl_server.incoming import Incoming, RawMessages, stalled
 from adpfl_server.limits_config import LimitsConfig
 from adpfl_server.refusals import CallRefusedError, Code
 from adpfl_server.sparse_log import SparseLog
@@ -151,10 +151,10 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
     def _answering(self, handler: Any, method: str) -> Callable[..., Any]:
         """Serve a call from its raw messages."""
 
-        async def serve(messages: AsyncIterator[bytes], context: Any) -> Any:
+        async def serve(_messages: AsyncIterator[bytes], context: Any) -> Any:
             try:
                 async with self._admitted(method, context):
-                    incoming = self._incoming(messages, handler, method)
+                    incoming = self._incoming(RawMessages(context), handler, method)
                     request = incoming if handler.request_streaming else await incoming.one()
                     if handler.response_streaming:
                         behaviour = handler.stream_stream or handler.unary_stream

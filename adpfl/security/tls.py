@@ -36,6 +36,10 @@ ENROLLMENT_MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 FRAME_BYTES: Final = 2**20
 """Largest HTTP/2 frame: a chunk in a few pieces, not in hundreds."""
 
+READ_BUFFER_BYTES: Final = 64 * 1024
+"""What the server gives one connection to read into, also while nothing comes. Left to itself gRPC gives it
+as much as ever came at once, a megabyte or more after an upload, and the connection keeps it."""
+
 KEEPALIVE_SECONDS: Final = 60
 """A site pings an idle connection this often, so that firewalls keep it and a dead peer is noticed."""
 KEEPALIVE_TIMEOUT_SECONDS: Final = 20
@@ -78,11 +82,14 @@ _SMALL_WINDOW: ChannelOptions = (
     ("grpc.http2.bdp_probe", 0),
 )
 
+_MANY_CONNECTIONS: ChannelOptions = (("grpc.experimental.tcp_max_read_buffer_size", READ_BUFFER_BYTES),)
+
 SERVER_OPTIONS: Final[ChannelOptions] = (
     *_MESSAGE_LIMITS,
     *_BULK,
     *_SMALL_WINDOW,
     *_KEEPALIVE,
+    *_MANY_CONNECTIONS,
     *_EXCLUSIVE_PORT,
     ("grpc.http2.min_ping_interval_without_data_ms", MINIMUM_PING_SECONDS * 1000),
 )
@@ -91,6 +98,7 @@ SERVER_OPTIONS: Final[ChannelOptions] = (
 ENROLLMENT_SERVER_OPTIONS: Final[ChannelOptions] = (
     ("grpc.max_receive_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", ENROLLMENT_MESSAGE_LIMIT_BYTES),
+    *_MANY_CONNECTIONS,
     *_EXCLUSIVE_PORT,
     ("grpc.max_concurrent_streams", 4),
     ("grpc.max_connection_age_ms", ENROLLMENT_CONNECTION_SECONDS * 1000),
