@@ -32,19 +32,19 @@ from adpfl.wire.messages import (
     TaskKind,
 )
 from adpfl.wire.receipts import SignedReceipt
-from adpfl_client import scoring
 from adpfl_client.connection import ServerRefusalError, StopRequestedError
 from adpfl_client.durable import may_pass, probe
 from adpfl_client.guard import RunCost
-from adpfl_client.heartbeat import Heartbeat, beating
-from adpfl_client.leaving import read_leave, settle_leave
-from adpfl_client.local_run import LocalRun, approve, open_run, read_plan
+from adpfl_client.ledger.receipts import check_newest
+from adpfl_client.link.heartbeat import Heartbeat, beating
+from adpfl_client.link.running_identity import with_certificate_renewed
 from adpfl_client.local_site import Site
+from adpfl_client.operating.leaving import read_leave, settle_leave
 from adpfl_client.public_reason import public_reason
-from adpfl_client.receipts import check_newest
-from adpfl_client.round_work import do_round, fetch_model, settle_other_tasks
-from adpfl_client.running_identity import with_certificate_renewed
-from adpfl_client.site_record import read_record
+from adpfl_client.rounds import scoring
+from adpfl_client.rounds.local_run import LocalRun, approve, open_run, read_plan
+from adpfl_client.rounds.round_work import do_round, fetch_model, settle_other_tasks
+from adpfl_client.rounds.site_record import read_record
 
 LONG_POLL_SECONDS = 20
 """Shared by the runs under way: while one is asked about, the others wait."""

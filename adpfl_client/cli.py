@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import VersionOption, run_command
-from adpfl_client.ledger_cli import add_ledger
-from adpfl_client.operator_cli import operate_app
+from adpfl_client.ledger.ledger_cli import add_ledger
+from adpfl_client.operating.operator_cli import operate_app
 from adpfl_client.site_option import (
     ConfigOption,
     JsonOption,
@@ -113,8 +113,8 @@ def enroll(
 
     from adpfl.security.bundle import read_bundle
     from adpfl.security.certificates import Holder
-    from adpfl_client.enrollment import enroll as enroll_holder
-    from adpfl_client.proxy import route_of
+    from adpfl_client.link.enrollment import enroll as enroll_holder
+    from adpfl_client.link.proxy import route_of
 
     where = where_of(context, site, config)
     if where == Where(None, None):
@@ -137,7 +137,7 @@ def enroll(
 def _waited_for(attempt: "Callable[[], CallerIdentity]") -> "CallerIdentity":
     import time
 
-    from adpfl_client.signature_wait import enroll_and_wait
+    from adpfl_client.link.signature_wait import enroll_and_wait
 
     return enroll_and_wait(attempt, tell=lambda words: typer.echo(words, err=True), pause=time.sleep)
 
@@ -153,7 +153,7 @@ def check(context: typer.Context, site: SiteOption = None, config: ConfigOption 
     """
     settings = load(context, site, config)
     settle_tls()
-    from adpfl_client.checkup import check_site
+    from adpfl_client.operating.checkup import check_site
 
     failed = False
     for result in check_site(settings):
@@ -204,7 +204,7 @@ def exclude(
     Example: adpfl-client exclude ISIC_0012345 --reason "consent withdrawn" --by "Dr. Example"
     """
     settings = load(context, site, config)
-    from adpfl_client.exclusions import exclude_patient
+    from adpfl_client.ledger.exclusions import exclude_patient
 
     found = exclude_patient(settings, patient, reason=reason, by=by, not_in_data=not_in_data)
     where = f"in the data of {', '.join(found.tasks)}" if found.tasks else "in no data folder"
@@ -239,7 +239,7 @@ def approve(
     Example: adpfl-client approve derm --site hospital1 --by "Dr. Example"
     """
     settings = load(context, site, config)
-    from adpfl_client.approvals import approve_run, read_offer
+    from adpfl_client.operating.approvals import approve_run, read_offer
 
     for line in read_offer(settings.state_dir, run).cost:
         typer.echo(line)
@@ -267,7 +267,7 @@ def leave(
     """
     settings = load(context, site, config)
     settle_tls()
-    from adpfl_client.leaving import leave_run
+    from adpfl_client.operating.leaving import leave_run
 
     typer.echo(leave_run(settings, run, reason=reason))
 
@@ -285,7 +285,7 @@ def join(
     """
     settings = load(context, site, config)
     settle_tls()
-    from adpfl_client.leaving import come_back
+    from adpfl_client.operating.leaving import come_back
 
     typer.echo(come_back(settings, run))
 
@@ -302,7 +302,7 @@ def models(
     Example: adpfl-client models --site hospital1
     """
     settings = load(context, site, config)
-    from adpfl_client.model_view import show_models
+    from adpfl_client.operating.model_view import show_models
 
     typer.echo(show_models(settings.state_dir, as_json=as_json))
 
@@ -320,7 +320,7 @@ def predict(
 
     Example: adpfl-client predict state/models/derm/round-0020.safetensors images --output masks
     """
-    from adpfl_client.prediction import predict_folder
+    from adpfl_client.operating.prediction import predict_folder
 
     written = predict_folder(model, images, output)
     typer.echo(f"{len(written)} masks written to {output}")

@@ -43,10 +43,10 @@ from adpfl.wire.transfers import (
     PushHeader,
     PushResponse,
 )
-from adpfl_client.backoff import Backoff
-from adpfl_client.models import IncomingModel
-from adpfl_client.overlap import overlapped
-from adpfl_client.proxy import UNNAMED, Route
+from adpfl_client.link.backoff import Backoff
+from adpfl_client.link.overlap import overlapped
+from adpfl_client.link.proxy import UNNAMED, Route
+from adpfl_client.rounds.models import IncomingModel
 from adpfl_client.spool import SpooledUpdate
 
 CALL_SECONDS = 30.0

@@ -13,7 +13,7 @@ same ledger: an append takes the ledger's lock and reads what others appended fi
 
 What this cannot see is all three files replaced together by an older copy of all three. The server's signed
 receipts can: each carries the head of its time, and `verify` takes such a head. The newest is kept in
-`ledger.receipt` (`adpfl_client.receipts`), and the server remembers it too.
+`ledger.receipt` (`adpfl_client.ledger.receipts`), and the server remembers it too.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ from adpfl.privacy.ledger import (
 )
 from adpfl.privacy.ledger_chain import GENESIS, Entry, canonical, fingerprint, link, verify_chain
 from adpfl_client.durable import make_private_folder
-from adpfl_client.ledger_files import (
+from adpfl_client.ledger.ledger_files import (
     DATABASE_NAME,
     HEAD_NAME,
     KEY_NAME,

@@ -8,10 +8,10 @@ from adpfl.security.identity import CallerIdentity
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.models import ModelStore
-from adpfl_client.round_display import RoundDisplay
-from adpfl_client.site_data import SiteData
-from adpfl_client.site_record import Clock
+from adpfl_client.rounds.models import ModelStore
+from adpfl_client.rounds.round_display import RoundDisplay
+from adpfl_client.rounds.site_data import SiteData
+from adpfl_client.rounds.site_record import Clock
 from adpfl_client.spool import Spool
 
 MODELS_FOLDER = "models"

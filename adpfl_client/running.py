@@ -16,14 +16,14 @@ from rich.console import Console
 from adpfl_client.agent import Agent, RunOutcome
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection, StopRequestedError
-from adpfl_client.enrollment import load_site_identity
 from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.link.enrollment import load_site_identity
+from adpfl_client.link.proxy import route_of
+from adpfl_client.link.running_identity import open_channel
 from adpfl_client.local_site import MODELS_FOLDER, SPOOL_FOLDER, Site
-from adpfl_client.models import ModelStore
-from adpfl_client.proxy import route_of
-from adpfl_client.round_display import RoundDisplay
-from adpfl_client.running_identity import open_channel
-from adpfl_client.site_data import load_site_data
+from adpfl_client.rounds.models import ModelStore
+from adpfl_client.rounds.round_display import RoundDisplay
+from adpfl_client.rounds.site_data import load_site_data
 from adpfl_client.spool import Spool
 from adpfl_client.state_lock import alone
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import VersionOption, run_command
-from adpfl_server.authority_cli import (
+from adpfl_server.operating.authority_cli import (
     add_authority,
     add_certificates,
     add_requests,
     ask_for_server_certificate,
     found_with_offline_authority,
 )
-from adpfl_server.config_option import DEFAULT_CONFIG, ConfigOption, load, path_of
-from adpfl_server.model_cli import add_models
-from adpfl_server.operator_cli import add_audit_log, add_controls
+from adpfl_server.operating.config_option import DEFAULT_CONFIG, ConfigOption, load, path_of
+from adpfl_server.operating.model_cli import add_models
+from adpfl_server.operating.operator_cli import add_audit_log, add_controls
 
 if TYPE_CHECKING:
     from adpfl_server.config import ServerConfig
@@ -118,8 +118,8 @@ def init(
     from datetime import UTC, datetime
 
     from adpfl.errors import AdpflError, ConfigError
-    from adpfl_server.pki import PKI_FOLDER, init_consortium, read_authority
-    from adpfl_server.starter import write_starter
+    from adpfl_server.identity.pki import PKI_FOLDER, init_consortium, read_authority
+    from adpfl_server.operating.starter import write_starter
 
     _require_one_founder(consortium, authority_certificate, authority_key, offline_authority)
     path = path_of(config, context)
@@ -199,10 +199,10 @@ def enroll(
     _require_tls13()
     from adpfl.security.bundle import write_bundle
     from adpfl.security.certificates import Holder
-    from adpfl_server.database import open_database
-    from adpfl_server.pki import load_server_identity
+    from adpfl_server.identity.pki import load_server_identity
+    from adpfl_server.identity.tokens import bundle_for, issue_token
+    from adpfl_server.storage.database import open_database
     from adpfl_server.store import DATABASE_FILE
-    from adpfl_server.tokens import bundle_for, issue_token
 
     settings = load(config, context)
     now = datetime.now(UTC)
@@ -238,8 +238,8 @@ def revoke(
 
     _require_tls13()
     from adpfl.security.certificates import Holder
-    from adpfl_server.database import open_database
     from adpfl_server.enrollment import revoke as revoke_holder
+    from adpfl_server.storage.database import open_database
     from adpfl_server.store import DATABASE_FILE
 
     settings = load(config, context)
@@ -265,8 +265,8 @@ def check_config(
     Example: adpfl-server check-config server.yaml
     """
     from adpfl_server.config import load_server_config, require_known_tasks
-    from adpfl_server.privacy_notice import guarantee_kind
-    from adpfl_server.weights import plan_of
+    from adpfl_server.operating.privacy_notice import guarantee_kind
+    from adpfl_server.storage.weights import plan_of
 
     settings = load_server_config(file)
     require_known_tasks(settings, source=str(file))
@@ -290,7 +290,7 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 
     Example: adpfl-server runs
     """
-    from adpfl_server.overview import print_runs
+    from adpfl_server.operating.overview import print_runs
 
     print_runs(load(config, context), as_json=as_json)
 
@@ -314,11 +314,11 @@ def status(
     Example: adpfl-server status lesions-1 --watch
     """
     if watch:
-        from adpfl_server.live_status import watch_status
+        from adpfl_server.operating.live_status import watch_status
 
         watch_status(load(config, context), run, every_seconds=every)
         return
-    from adpfl_server.overview import print_status
+    from adpfl_server.operating.overview import print_status
 
     print_status(load(config, context), run, as_json=as_json)
 

@@ -11,7 +11,7 @@ from adpfl.errors import ConfigError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.tasks.registry import known_tasks
 from adpfl.wire.limits import ROUND_MAX
-from adpfl_server.limits_config import LimitsConfig
+from adpfl_server.limits.limits_config import LimitsConfig
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 AddressText = Annotated[str, StringConstraints(max_length=300)]

@@ -46,27 +46,27 @@ from adpfl.security.tls import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.receipts import sign_receipt
-from adpfl_server.allocator import settle_allocator
-from adpfl_server.certificate_table import check_not_revoked
-from adpfl_server.certificate_view import ending_soon
 from adpfl_server.config import ServerConfig, split_address
-from adpfl_server.database import open_database
-from adpfl_server.descriptors import DescriptorWatch, connections_within, take_descriptors
 from adpfl_server.enrollment import EnrollmentService
-from adpfl_server.enrollment_port import PatienceInterceptor
-from adpfl_server.health import StorageHealth
-from adpfl_server.intake import Intake
+from adpfl_server.identity.certificate_table import check_not_revoked
+from adpfl_server.identity.pki import WatchedIdentity, find_authority, load_server_identity
 from adpfl_server.interceptors import IdentityInterceptor
-from adpfl_server.metrics import MetricsPort, ServerCollector
+from adpfl_server.limits.allocator import settle_allocator
+from adpfl_server.limits.descriptors import DescriptorWatch, connections_within, take_descriptors
+from adpfl_server.limits.enrollment_port import PatienceInterceptor
+from adpfl_server.operating.certificate_view import ending_soon
+from adpfl_server.operating.health import StorageHealth
+from adpfl_server.operating.metrics import MetricsPort, ServerCollector
+from adpfl_server.operating.privacy_notice import privacy_warning
 from adpfl_server.operations import IdentityService, OperationsService
-from adpfl_server.pki import WatchedIdentity, find_authority, load_server_identity
-from adpfl_server.privacy_notice import privacy_warning
+from adpfl_server.rounds.intake import Intake
+from adpfl_server.rounds.steering import Steering
 from adpfl_server.runner import Runner
 from adpfl_server.service import FederationService, add_to_server
-from adpfl_server.steering import Steering
-from adpfl_server.storage import STORAGE_ERRORS, storage_reason
+from adpfl_server.storage.database import open_database
+from adpfl_server.storage.trouble import STORAGE_ERRORS, storage_reason
+from adpfl_server.storage.weights import check_description, import_weights, plan_of, read_header
 from adpfl_server.store import DATABASE_FILE, Store
-from adpfl_server.weights import check_description, import_weights, plan_of, read_header
 
 STOP_GRACE_SECONDS = 5.0
 ENROLLMENT_THREADS = 2

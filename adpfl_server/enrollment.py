@@ -34,15 +34,15 @@ from adpfl.security.certificates import (
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
 from adpfl.wire.chunks import sha256_hex
 from adpfl.wire.messages import EnrollRequest, EnrollResponse
-from adpfl_server import signing_queue
-from adpfl_server.attempts import Attempts
-from adpfl_server.audit_log import record
-from adpfl_server.certificate_table import certify, serial_words
-from adpfl_server.database import transaction
-from adpfl_server.limits_config import LimitsConfig
-from adpfl_server.refusals import CallRefusedError
-from adpfl_server.storage import STORAGE_ERRORS, storage_reason
-from adpfl_server.tokens import check_shape, end_tokens, live_token
+from adpfl_server.identity import signing_queue
+from adpfl_server.identity.audit_log import record
+from adpfl_server.identity.certificate_table import certify, serial_words
+from adpfl_server.identity.tokens import check_shape, end_tokens, live_token
+from adpfl_server.limits.attempts import Attempts
+from adpfl_server.limits.limits_config import LimitsConfig
+from adpfl_server.limits.refusals import CallRefusedError
+from adpfl_server.storage.database import transaction
+from adpfl_server.storage.trouble import STORAGE_ERRORS, storage_reason
 
 REFUSAL = "enrolment refused; ask the operator for a new bundle"
 """All that a caller learns, whatever was wrong."""

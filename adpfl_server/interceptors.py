@@ -30,12 +30,12 @@ from adpfl.errors import (
 )
 from adpfl.security.certificates import ROLES, Holder, Role
 from adpfl.security.identity import PeerCertificate, peer_certificate
-from adpfl_server.admission import Admission
-from adpfl_server.incoming import Incoming, RawMessages, stalled
-from adpfl_server.limits_config import LimitsConfig
-from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.sparse_log import SparseLog
-from adpfl_server.storage import STORAGE_ERRORS, STORAGE_FAILURE, storage_reason
+from adpfl_server.limits.admission import Admission
+from adpfl_server.limits.incoming import Incoming, RawMessages, stalled
+from adpfl_server.limits.limits_config import LimitsConfig
+from adpfl_server.limits.refusals import CallRefusedError, Code
+from adpfl_server.limits.sparse_log import SparseLog
+from adpfl_server.storage.trouble import STORAGE_ERRORS, STORAGE_FAILURE, storage_reason
 
 OUR_PREFIX: Final = "/adpfl.v1."
 HELD_SECONDS: Final = 0.5

@@ -25,13 +25,13 @@ from adpfl.wire.operations import (
     RenewResponse,
     RevokeRequest,
 )
-from adpfl_server import audit_log
-from adpfl_server.certificate_table import renew
+from adpfl_server.identity import audit_log
+from adpfl_server.identity.certificate_table import renew
 from adpfl_server.interceptors import caller
-from adpfl_server.overview import status_document
-from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.limits.refusals import CallRefusedError, Code
+from adpfl_server.operating.overview import status_document
+from adpfl_server.rounds.steering import Steering
 from adpfl_server.runner import Runner
-from adpfl_server.steering import Steering
 
 ENTRIES_AT_ONCE: Final = 256
 """Entries of the audit log that are read in one turn of the database thread."""

@@ -33,11 +33,11 @@ from adpfl.federated.run_events import (
 from adpfl.federated.run_state import RunState
 from adpfl.kill_points import reach
 from adpfl.wire.chunks import Manifest, sha256_hex
-from adpfl_server.housekeeping import Housekeeping
-from adpfl_server.intake import RunBook
-from adpfl_server.records import write_record
-from adpfl_server.silence import Silence
-from adpfl_server.storage import STORAGE_ERRORS, DamagedChunkError, storage_reason
+from adpfl_server.rounds.housekeeping import Housekeeping
+from adpfl_server.rounds.intake import RunBook
+from adpfl_server.rounds.silence import Silence
+from adpfl_server.storage.records import write_record
+from adpfl_server.storage.trouble import STORAGE_ERRORS, DamagedChunkError, storage_reason
 from adpfl_server.store import Store
 
 FILE_THREADS = 4

@@ -47,16 +47,16 @@ from adpfl.wire.transfers import (
     PushHeader,
     PushResponse,
 )
-from adpfl_server.intake import Intake
 from adpfl_server.interceptors import calling_site, check_caller
-from adpfl_server.norms import UpdateNorms
-from adpfl_server.receiving import Reception
-from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.limits.refusals import CallRefusedError, Code
+from adpfl_server.rounds.intake import Intake
+from adpfl_server.rounds.norms import UpdateNorms
 from adpfl_server.runner import Runner
-from adpfl_server.sending import Outbox
-from adpfl_server.storage import STORAGE_ERRORS, storage_reason
+from adpfl_server.storage.trouble import STORAGE_ERRORS, storage_reason
 from adpfl_server.store import CommitRow
-from adpfl_server.turns import Turns
+from adpfl_server.transfer.receiving import Reception
+from adpfl_server.transfer.sending import Outbox
+from adpfl_server.transfer.turns import Turns
 
 POLL_HINT_SECONDS = 1
 """How long a site should pause between polls that found nothing."""

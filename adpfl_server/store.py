@@ -23,19 +23,19 @@ from adpfl.security.certificates import Holder
 from adpfl.wire import limits
 from adpfl.wire.chunks import Manifest
 from adpfl.wire.receipts import CommitOutcome, Receipt
-from adpfl_server.audit_log import record
-from adpfl_server.blobs import BlobFolder
-from adpfl_server.collection import chunks_in_use, collect, drop_unnamed
-from adpfl_server.database import (
+from adpfl_server.identity.audit_log import record
+from adpfl_server.limits.refusals import CallRefusedError, Code
+from adpfl_server.storage.blobs import BlobFolder
+from adpfl_server.storage.collection import chunks_in_use, collect, drop_unnamed
+from adpfl_server.storage.database import (
     discard_half_copies,
     open_database,
     open_read_only,
     require_sound,
     transaction,
 )
-from adpfl_server.refusals import CallRefusedError, Code
-from adpfl_server.storage import BLOBS_FOLDER
-from adpfl_server.timeline_rows import insert_timeline, read_timeline
+from adpfl_server.storage.timeline_rows import insert_timeline, read_timeline
+from adpfl_server.storage.trouble import BLOBS_FOLDER
 
 DATABASE_FILE = "server.sqlite"
 TASKS_PER_SITE = limits.TASKS_PER_JOIN
@@ -232,13 +232,13 @@ class Store:
         return row.fetchone() is not None
 
     def collect(self, keep_models: int) -> bool:
-        """Let go of what no run needs any more: `adpfl_server.collection.collect`."""
+        """Let go of what no run needs any more: `adpfl_server.storage.collection.collect`."""
         rows = self.connection.execute("SELECT run FROM offers UNION SELECT run FROM server_moments")
         states = {run: self.state(run) for run in [row["run"] for row in rows]}
         return collect(self.state_dir, self.connection, self.blobs, states, keep_models=keep_models)
 
     def drop_unnamed(self, manifest: Manifest) -> None:
-        """Let go of chunks of an object that was itself let go: `adpfl_server.collection.drop_unnamed`."""
+        """Let go of chunks of an object that was itself let go: see `storage.collection.drop_unnamed`."""
         drop_unnamed(self.connection, self.blobs, manifest)
 
     def check(self) -> None:

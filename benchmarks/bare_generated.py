@@ -49,7 +49,7 @@ def download(channel: Any, count: int) -> int:
 
 
 def _serve(state_dir: Path, chunk: bytes) -> None:
-    from adpfl_server.pki import load_server_identity  # noqa: PLC0415 - agents need nothing of the server
+    from adpfl_server.identity.pki import load_server_identity  # noqa: PLC0415 - agents need nothing of the server
 
     def take(requests: Iterator[BytesValue], _context: Any) -> UInt64Value:
         return UInt64Value(value=sum(len(part.value) for part in requests))

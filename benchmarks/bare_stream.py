@@ -92,7 +92,7 @@ class BareCaller:
 async def _serve(state_dir: Path, chunk: bytes) -> None:
     import grpc  # noqa: PLC0415 - after the policy of `adpfl.security.tls`
 
-    from adpfl_server.pki import load_server_identity  # noqa: PLC0415
+    from adpfl_server.identity.pki import load_server_identity  # noqa: PLC0415
 
     async def take(requests: AsyncIterator[bytes], _context: Any) -> bytes:
         total = 0

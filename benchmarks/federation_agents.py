@@ -29,7 +29,7 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb  # noqa: E402
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc  # noqa: E402
 from adpfl.wire.bulk import FETCH_METHOD, PUSH_METHOD, decode_fetch, encode_push  # noqa: E402
 from adpfl.wire.chunks import Manifest, check_chunk, sha256_hex  # noqa: E402
-from adpfl_client.enrollment import load_site_identity  # noqa: E402
+from adpfl_client.link.enrollment import load_site_identity  # noqa: E402
 
 CALL_SECONDS = 600.0
 LONG_POLL_SECONDS = 20

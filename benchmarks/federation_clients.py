@@ -16,11 +16,11 @@ from federation_server import CHUNK_BYTES, tagged
 
 from adpfl.wire import messages, transfers
 from adpfl_client.connection import Connection
-from adpfl_client.enrollment import load_site_identity
-from adpfl_client.local_run import read_plan
-from adpfl_client.models import ModelStore
-from adpfl_client.proxy import UNNAMED
-from adpfl_client.running_identity import open_channel
+from adpfl_client.link.enrollment import load_site_identity
+from adpfl_client.link.proxy import UNNAMED
+from adpfl_client.link.running_identity import open_channel
+from adpfl_client.rounds.local_run import read_plan
+from adpfl_client.rounds.models import ModelStore
 from adpfl_client.spool import Spool, SpoolKey
 
 LONG_POLL_SECONDS = 20

@@ -29,11 +29,11 @@ from adpfl.security.tls import require_tls13
 
 require_tls13()  # before anything loads grpc
 
-from adpfl_client.enrollment import enroll  # noqa: E402
-from adpfl_server.database import open_database  # noqa: E402
-from adpfl_server.pki import init_consortium, load_server_identity  # noqa: E402
+from adpfl_client.link.enrollment import enroll  # noqa: E402
+from adpfl_server.identity.pki import init_consortium, load_server_identity  # noqa: E402
+from adpfl_server.identity.tokens import bundle_for, issue_token  # noqa: E402
+from adpfl_server.storage.database import open_database  # noqa: E402
 from adpfl_server.store import DATABASE_FILE  # noqa: E402
-from adpfl_server.tokens import bundle_for, issue_token  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CHUNK_BYTES = 2**20

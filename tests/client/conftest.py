@@ -39,13 +39,13 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_hex
 from adpfl_client.agent import Agent
-from adpfl_client.backoff import Backoff
 from adpfl_client.config import SiteConfig
 from adpfl_client.connection import Connection
 from adpfl_client.ledger_store import LedgerStore
+from adpfl_client.link.backoff import Backoff
 from adpfl_client.local_site import Site
-from adpfl_client.models import ModelStore
-from adpfl_client.site_data import load_site_data
+from adpfl_client.rounds.models import ModelStore
+from adpfl_client.rounds.site_data import load_site_data
 from adpfl_client.spool import Spool
 from tests.client.spending import DIGEST, NOW, POLICY, REQUEST
 

@@ -11,10 +11,10 @@ from adpfl.errors import RULES, ConfigError, IdentityError
 from adpfl.wire.messages import SiteActivity
 from adpfl.wire.receipts import CommitOutcome
 from adpfl.wire.safetensors_file import read_header
-from adpfl_client import round_work
 from adpfl_client.connection import Connection, StopRequestedError
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.site_record import read_record
+from adpfl_client.rounds import round_work
+from adpfl_client.rounds.site_record import read_record
 
 
 def record_of(config):

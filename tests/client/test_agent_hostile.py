@@ -14,9 +14,10 @@ from adpfl.errors import BudgetError, StorageError
 from adpfl.privacy.ledger_rounds import REASKED_ROUNDS
 from adpfl.wire import messages, receipts
 from adpfl_client import agent as agent_module
-from adpfl_client import local_run, round_work, site_record, spool
+from adpfl_client import spool
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.site_record import read_record
+from adpfl_client.rounds import local_run, round_work, site_record
+from adpfl_client.rounds.site_record import read_record
 
 RUNNING = messages.RunStatus.RUNNING
 

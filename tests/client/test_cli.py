@@ -186,7 +186,7 @@ def test_the_ledger_is_verified_with_the_receipts(
     def enrolled(*_arguments, **_options):
         return consortium.site("127.0.0.1:1")
 
-    monkeypatch.setattr("adpfl_client.ledger_check.load_site_identity", enrolled)
+    monkeypatch.setattr("adpfl_client.ledger.ledger_check.load_site_identity", enrolled)
     code, out, err = type_command("verify", "--config", config_file)
     assert (code, err) == (0, "")
     assert "2 receipts, each signed by the server" in out
@@ -196,7 +196,7 @@ def test_receipts_of_another_server_are_refused(
     type_command, config_file, finished_run, monkeypatch, foreign_consortium
 ):
     monkeypatch.setattr(
-        "adpfl_client.ledger_check.load_site_identity",
+        "adpfl_client.ledger.ledger_check.load_site_identity",
         lambda *_a, **_k: foreign_consortium.site("127.0.0.1:1"),
     )
     code, _, err = type_command("verify", "--config", config_file)

@@ -20,7 +20,7 @@ from adpfl_client.connection import (
     ServerRefusalError,
     StopRequestedError,
 )
-from adpfl_client.models import ModelStore
+from adpfl_client.rounds.models import ModelStore
 from adpfl_client.spool import Spool, SpoolKey
 
 JOIN = JoinRequest("hospital1", "1" * 32, "0.1.0", None, {"skin_lesion": 12})

@@ -20,10 +20,10 @@ from adpfl.security.certificates import Holder, create_request, issue_client_cer
 from adpfl.security.identity import key_to_pem
 from adpfl_client.cli import app
 from adpfl_client.config import SiteConfig
+from adpfl_client.ledger.statement_command import verify_statement, write_statement
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.site_data import load_site_data
-from adpfl_client.site_record import read_record
-from adpfl_client.statement_command import verify_statement, write_statement
+from adpfl_client.rounds.site_data import load_site_data
+from adpfl_client.rounds.site_record import read_record
 
 NOW = time.time()
 FIXED = PaperPrivacy(

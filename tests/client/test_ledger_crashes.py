@@ -22,7 +22,8 @@ import pytest
 from adpfl.errors import BudgetError
 from adpfl.privacy.ledger import LedgerPolicy, SpendRequest
 from adpfl.privacy.plan import FixedThreshold, PaperPrivacy, Sampling
-from adpfl_client import ledger_files, ledger_store
+from adpfl_client import ledger_store
+from adpfl_client.ledger import ledger_files
 from adpfl_client.ledger_store import LedgerStore
 
 NOW = 1_800_000_000.0

@@ -212,7 +212,7 @@ def test_a_disk_too_full_for_the_head_refuses_before_anything_is_spent(
     with LedgerStore.open(tmp_path, NOW) as store:
         entries = store.verify().entries
         with monkeypatch.context() as patched:
-            patched.setattr("adpfl_client.ledger_files.os.fsync", _no_space)
+            patched.setattr("adpfl_client.ledger.ledger_files.os.fsync", _no_space)
             with pytest.raises(StorageError, match="No space left"):
                 store.reserve(REQUEST, POLICY, now=NOW)
         assert store.verify().entries == entries

@@ -6,9 +6,10 @@ import stat
 
 import pytest
 
-from adpfl_client import durable, models
+from adpfl_client import durable
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_client.models import ModelStore
+from adpfl_client.rounds import models
+from adpfl_client.rounds.models import ModelStore
 from adpfl_client.spool import Spool
 
 RUN = "derm"

@@ -10,7 +10,7 @@ import pytest
 from adpfl.federated.run_plan import CohortPlan
 from adpfl.wire import limits
 from adpfl_server.config import ServerConfig
-from adpfl_server.limits_config import LimitsConfig
+from adpfl_server.limits.limits_config import LimitsConfig
 
 PAGE = (Path(__file__).parents[2] / "docs/operate.md").read_text(encoding="utf-8")
 TABLE = PAGE[PAGE.index("| limit | value | where |") :]

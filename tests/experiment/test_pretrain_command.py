@@ -13,7 +13,7 @@ from adpfl.errors import ConfigError, DataError
 from adpfl.experiment.pretrain_command import pretrain
 from adpfl.wire.safetensors_file import read_header, read_warm_start
 from adpfl_server.config import RunEntry
-from adpfl_server.weights import plan_of
+from adpfl_server.storage.weights import plan_of
 
 SMALL = ["--steps", "2", "--image-size", "32,32", "--seed", "3"]
 STATEMENT = "ISIC 2017, CC0, says the author of this test"

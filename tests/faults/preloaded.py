@@ -29,12 +29,12 @@ require_tls13()
 # ruff: noqa: E402 - TLS is settled before anything loads gRPC
 import adpfl_client.agent
 import adpfl_client.cli
-import adpfl_client.ledger_check
+import adpfl_client.ledger.ledger_check
 import adpfl_client.running
 import adpfl_server.cli
 import adpfl_server.daemon
-import adpfl_server.live_status
-import adpfl_server.overview
+import adpfl_server.operating.live_status
+import adpfl_server.operating.overview
 from tests.faults import scaling, witness
 from tests.faults.rig import CLOCK_VARIABLE
 

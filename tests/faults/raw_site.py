@@ -13,7 +13,7 @@ from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire import messages, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.chunks import FLOAT32, Manifest, iter_chunks, manifest_of_arrays, sha256_hex
-from adpfl_client.enrollment import load_site_identity
+from adpfl_client.link.enrollment import load_site_identity
 from tests.faults.invariants import Arrays, arrays
 from tests.faults.rig import RUN, TASK, Federation
 from tests.faults.witness import SENT_FOLDER

@@ -6,13 +6,13 @@ Proportions stay as they are, so that what gives up first in a hospital gives up
 from typing import Any
 
 import adpfl_client.agent
-import adpfl_client.backoff
 import adpfl_client.connection
-import adpfl_client.heartbeat
-import adpfl_client.running_identity
+import adpfl_client.link.backoff
+import adpfl_client.link.heartbeat
+import adpfl_client.link.running_identity
 import adpfl_server.daemon
 import adpfl_server.runner
-import adpfl_server.weights
+import adpfl_server.storage.weights
 
 FACTOR = 20.0
 CHUNK_BYTES = 64 * 1024
@@ -27,21 +27,21 @@ def scale() -> None:
     _divide(connection, "CALL_SECONDS", "HEARTBEAT_SECONDS", "PROGRESS_SECONDS")
     _default(connection.Connection.__init__, "progress_seconds", connection.PROGRESS_SECONDS)
     _default(connection.Connection._call, "deadline", connection.CALL_SECONDS)
-    _divide(adpfl_client.heartbeat, "INTERVAL_SECONDS")
+    _divide(adpfl_client.link.heartbeat, "INTERVAL_SECONDS")
     _default(
-        adpfl_client.heartbeat.beating.__wrapped__,
+        adpfl_client.link.heartbeat.beating.__wrapped__,
         "interval_seconds",
-        adpfl_client.heartbeat.INTERVAL_SECONDS,
+        adpfl_client.link.heartbeat.INTERVAL_SECONDS,
     )
-    backoff = adpfl_client.backoff.Backoff
+    backoff = adpfl_client.link.backoff.Backoff
     first, ceiling, *others = backoff.__init__.__defaults__
     backoff.__init__.__defaults__ = (first / 4, ceiling / FACTOR, *others)
-    _options(adpfl_client.running_identity, "CHANNEL_OPTIONS")
+    _options(adpfl_client.link.running_identity, "CHANNEL_OPTIONS")
     _options(adpfl_server.daemon, "SERVER_OPTIONS")
     _divide(adpfl_server.daemon, "STOP_GRACE_SECONDS")
     _divide(adpfl_server.runner, "RETRY_SECONDS")
     adpfl_server.runner.TICK_SECONDS = 0.1
-    adpfl_server.weights.DEFAULT_CHUNK_SIZE = CHUNK_BYTES
+    adpfl_server.storage.weights.DEFAULT_CHUNK_SIZE = CHUNK_BYTES
 
 
 def _divide(module: Any, *names: str) -> None:

@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adpfl_client import round_work, spool
+from adpfl_client import spool
+from adpfl_client.rounds import round_work
 
 RELEASES_FILE = "releases.log"
 SENT_FOLDER = "sent"

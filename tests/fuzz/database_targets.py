@@ -5,10 +5,10 @@ from pathlib import Path
 
 from adpfl.errors import IdentityError, IntegrityError, StateError, StorageError
 from adpfl.security.certificates import Holder
-from adpfl_client.ledger_files import DATABASE_NAME
+from adpfl_client.ledger.ledger_files import DATABASE_NAME
 from adpfl_client.ledger_store import LedgerStore
-from adpfl_server.audit_log import record, verify
-from adpfl_server.database import open_database, transaction
+from adpfl_server.identity.audit_log import record, verify
+from adpfl_server.storage.database import open_database, transaction
 from tests.fuzz.file_targets import HEX, NOW
 from tests.fuzz.target import Target, file_of, scratch
 

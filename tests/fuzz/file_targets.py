@@ -63,13 +63,16 @@ from adpfl.wire.safetensors_file import (
     read_warm_start,
 )
 from adpfl.wire.transfers import manifest_from_wire, manifest_to_wire
-from adpfl_client import approvals, engine_state, receipts, site_record, spool, statement_command
+from adpfl_client import spool
 from adpfl_client.config import SiteConfig
-from adpfl_client.enrollment import _record as read_enrollment
-from adpfl_client.local_run import read_plan
-from adpfl_client.models import StoredModel
-from adpfl_server.audit_log import read_export, verify_export
+from adpfl_client.ledger import receipts, statement_command
+from adpfl_client.link.enrollment import _record as read_enrollment
+from adpfl_client.operating import approvals
+from adpfl_client.rounds import engine_state, site_record
+from adpfl_client.rounds.local_run import read_plan
+from adpfl_client.rounds.models import StoredModel
 from adpfl_server.config import ServerConfig
+from adpfl_server.identity.audit_log import read_export, verify_export
 from tests.fuzz.target import Target, file_of, scratch
 from tests.fuzz.wire_targets import HEX, MANIFEST, RECEIPT, sha256
 

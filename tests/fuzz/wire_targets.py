@@ -60,7 +60,7 @@ def _read(parse: Callable[[bytes], Any], check: Callable[[Any], None]) -> Callab
     def run(data: bytes) -> None:
         try:
             message = parse(data)
-        except DecodeError:  # `adpfl_server.incoming` refuses it; so does gRPC at the agent
+        except DecodeError:  # `adpfl_server.limits.incoming` refuses it; so does gRPC at the agent
             return
         check(message)
 

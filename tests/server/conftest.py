@@ -30,11 +30,11 @@ from adpfl.wire.chunks import Manifest, iter_chunks, manifest_of_arrays, sha256_
 from adpfl_server import enrollment
 from adpfl_server.config import ServerConfig, load_server_config
 from adpfl_server.daemon import Daemon
-from adpfl_server.database import open_database
 from adpfl_server.enrollment import redeem
-from adpfl_server.pki import init_consortium, load_authority, load_server_identity
+from adpfl_server.identity.pki import init_consortium, load_authority, load_server_identity
+from adpfl_server.identity.tokens import issue_token
+from adpfl_server.storage.database import open_database
 from adpfl_server.store import DATABASE_FILE, Store
-from adpfl_server.tokens import issue_token
 
 SITES = ("hospital1", "hospital2", "hospital3")
 TASK = "skin_lesion"
@@ -414,7 +414,7 @@ def joined(running):
 @pytest.fixture
 def small_chunks(consortium, monkeypatch):
     """Three sites in an open round of a model of four chunks, of which every second one is a check."""
-    monkeypatch.setattr("adpfl_server.weights.DEFAULT_CHUNK_SIZE", limits.CHUNK_SIZE_MIN)
+    monkeypatch.setattr("adpfl_server.storage.weights.DEFAULT_CHUNK_SIZE", limits.CHUNK_SIZE_MIN)
     monkeypatch.setattr("adpfl_server.service.CHUNKS_PER_CHECK", 2)
     consortium.start()
     callers = [consortium.caller(site) for site in SITES]

@@ -6,9 +6,9 @@ from safetensors.numpy import load_file
 
 from adpfl.wire.chunks import FLOAT32
 from adpfl.wire.messages import TaskKind
-from adpfl_server.export import export_model
+from adpfl_server.operating.export import export_model
+from adpfl_server.storage.weights import read_header
 from adpfl_server.store import Store
-from adpfl_server.weights import read_header
 
 SITES = ("hospital1", "hospital2", "hospital3")
 ROUNDS = 4

@@ -5,7 +5,7 @@ import yaml
 
 from adpfl.errors import ConfigError
 from adpfl_server.config import load_server_config
-from adpfl_server.starter import write_starter
+from adpfl_server.operating.starter import write_starter
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_clear_error(consortium, monkeyp
     def full(*_arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("adpfl_server.blobs.os.fsync", full)
+    monkeypatch.setattr("adpfl_server.storage.blobs.os.fsync", full)
     with pytest.raises(StateError, match="No space left"):
         consortium.start()
 
@@ -212,7 +212,7 @@ def test_a_full_disk_delays_a_round_and_never_fails_it(consortium, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("adpfl_server.blobs.os.fsync", full)
+        patched.setattr("adpfl_server.storage.blobs.os.fsync", full)
         callers[2].commit(1, base, last.manifest.digest)
         assert callers[0].next_task(1).kind is TaskKind.WAIT
     assert callers[0].next_task(10).round == 2
@@ -386,7 +386,7 @@ def test_a_failure_to_make_initial_weights_says_why(consortium):
 
 def test_the_daemon_never_loads_torch():
     program = (
-        "import sys, adpfl_server.daemon, adpfl_server.overview, adpfl_server.cli\n"
+        "import sys, adpfl_server.daemon, adpfl_server.operating.overview, adpfl_server.cli\n"
         "print([name for name in ('torch', 'monai', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -13,12 +13,14 @@ from adpfl.errors import IntegrityError, StateError
 from adpfl.wire.messages import SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome
 from adpfl.wire.safetensors_file import METADATA_KEY
-from adpfl_server import health, housekeeping, runner
+from adpfl_server import runner
 from adpfl_server.cli import app
-from adpfl_server.export import Choice, Kind, export_model
-from adpfl_server.overview import open_store, status_lines
+from adpfl_server.operating import health
+from adpfl_server.operating.export import Choice, Kind, export_model
+from adpfl_server.operating.overview import open_store, status_lines
+from adpfl_server.rounds import housekeeping
+from adpfl_server.storage.verification import verify_store
 from adpfl_server.store import DATABASE_FILE, Store
-from adpfl_server.verification import verify_store
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -200,7 +202,9 @@ def test_a_damaged_update_survives_a_restart_in_between(consortium, callers):
 def test_a_damaged_base_model_holds_the_run_up_says_so_and_is_mended_from_a_copy(
     consortium, callers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("adpfl_server.sending.KEPT_BYTES", 0)  # else whole chunks would go out from memory
+    monkeypatch.setattr(
+        "adpfl_server.transfer.sending.KEPT_BYTES", 0
+    )  # else whole chunks would go out from memory
     base = play_round(consortium, callers, "demo", 1)
     config = consortium.running[-1].config
     copy = tmp_path / "copy.safetensors"

@@ -10,17 +10,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from adpfl.errors import ConfigError, IdentityError
 from adpfl.security.certificates import Holder, new_key, serial_text, to_pem
 from adpfl.security.identity import load_certificate, site_of
-from adpfl_server import audit_log
-from adpfl_server.certificate_table import (
-    check_not_revoked,
-)
-from adpfl_server.database import open_database
 from adpfl_server.enrollment import (
     redeem,
     revoke,
 )
-from adpfl_server.pki import init_consortium, load_authority
-from adpfl_server.tokens import bundle_for, issue_token
+from adpfl_server.identity import audit_log
+from adpfl_server.identity.certificate_table import (
+    check_not_revoked,
+)
+from adpfl_server.identity.pki import init_consortium, load_authority
+from adpfl_server.identity.tokens import bundle_for, issue_token
+from adpfl_server.storage.database import open_database
 from tests.server.enrolling import DAY, NOW, new_request, rows
 
 

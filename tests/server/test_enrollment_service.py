@@ -20,14 +20,14 @@ from adpfl.security.certificates import Holder
 from adpfl.security.identity import site_of
 from adpfl.wire import messages
 from adpfl.wire._generated.adpfl.v1 import federation_pb2, federation_pb2_grpc
-from adpfl_server.database import open_database, transaction
 from adpfl_server.enrollment import (
     REFUSAL,
     REFUSAL_LOG_SECONDS,
     EnrollmentService,
 )
-from adpfl_server.pki import init_consortium, load_authority
-from adpfl_server.tokens import issue_token
+from adpfl_server.identity.pki import init_consortium, load_authority
+from adpfl_server.identity.tokens import issue_token
+from adpfl_server.storage.database import open_database, transaction
 from tests.server.enrolling import DAY, NOW, new_request, rows
 
 

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
-from adpfl_server.limits_config import LimitsConfig
+from adpfl_server.limits.limits_config import LimitsConfig
 
 
 def eventually(holds, seconds=20):

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from adpfl.wire.messages import SiteActivity, TaskKind
-from adpfl_server import audit_log
-from adpfl_server.overview import status_document, status_lines
+from adpfl_server.identity import audit_log
+from adpfl_server.operating.overview import status_document, status_lines
 from adpfl_server.store import Store
 
 SITES = ("hospital1", "hospital2", "hospital3")

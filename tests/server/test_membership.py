@@ -5,7 +5,7 @@ import time
 import pytest
 
 from adpfl.wire.messages import SiteActivity, TaskKind
-from adpfl_server.overview import status_document
+from adpfl_server.operating.overview import status_document
 from adpfl_server.store import Store
 
 SITES = ("hospital1", "hospital2", "hospital3")

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from adpfl.errors import StateError
-from adpfl_server import audit_log
-from adpfl_server.database import backup_path, open_database, open_read_only
-from adpfl_server.schema import SCHEMA_VERSION
+from adpfl_server.identity import audit_log
+from adpfl_server.storage.database import backup_path, open_database, open_read_only
+from adpfl_server.storage.schema import SCHEMA_VERSION
 from adpfl_server.store import DATABASE_FILE, Store
 
 DUMPS = Path(__file__).parent / "databases"
@@ -28,7 +28,7 @@ RENAMED = {("enrollment_tokens", "site"): "name", ("certificates", "site"): "nam
 KILLED_AT = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from adpfl_server import database
+from adpfl_server.storage import database
 
 WRITES = ("BEGIN", "CREATE", "ALTER", "INSERT", "UPDATE", "DROP", "PRAGMA user_version=", "COMMIT")
 
@@ -183,7 +183,7 @@ def test_without_room_for_the_copy_nothing_is_changed(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("adpfl_server.database.tempfile.mkstemp", full)
+        patched.setattr("adpfl_server.storage.database.tempfile.mkstemp", full)
         with pytest.raises(StateError, match="No space left"):
             open_database(path)
     assert version_of(path)[0] == 4

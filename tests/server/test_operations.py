@@ -30,13 +30,13 @@ from adpfl.wire.operations import (
     RevokeRequest,
     RunControl,
 )
-from adpfl_server import audit_log, signing_queue
-from adpfl_server.certificate_import import import_certificates
-from adpfl_server.database import open_database
+from adpfl_server.identity import audit_log, signing_queue
+from adpfl_server.identity.certificate_import import import_certificates
+from adpfl_server.identity.offline_signing import sign_file
+from adpfl_server.identity.pki import read_authority, renew_server_certificate
 from adpfl_server.interceptors import allowed_roles
-from adpfl_server.offline_signing import sign_file
-from adpfl_server.pki import read_authority, renew_server_certificate
-from adpfl_server.steering import outcome, want
+from adpfl_server.rounds.steering import outcome, want
+from adpfl_server.storage.database import open_database
 from adpfl_server.store import DATABASE_FILE
 
 ALL_METHODS = [

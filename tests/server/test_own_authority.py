@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adpfl.errors import IdentityError
 from adpfl.security.certificates import Holder, to_pem
-from adpfl_server.pki import init_consortium, read_authority, renew_server_certificate
+from adpfl_server.identity.pki import init_consortium, read_authority, renew_server_certificate
 
 HOUR = timedelta(hours=1)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from adpfl_server import blobs, records
-from adpfl_server.export import export_model
-from adpfl_server.housekeeping import damaged_chunks
+from adpfl_server.operating.export import export_model
+from adpfl_server.rounds.housekeeping import damaged_chunks
+from adpfl_server.storage import blobs, records
 from adpfl_server.store import Store
 
 SITES = ("hospital1", "hospital2", "hospital3")

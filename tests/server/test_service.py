@@ -13,7 +13,7 @@ from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import RunStatus, SiteActivity, TaskKind
 from adpfl.wire.receipts import CommitOutcome
-from adpfl_server.weights import plan_of
+from adpfl_server.storage.weights import plan_of
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -105,8 +105,8 @@ def test_a_push_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, re
 
 
 def test_a_fetch_under_way_ends_when_its_site_is_revoked(small_chunks, revoke, monkeypatch):
-    monkeypatch.setattr("adpfl_server.sending.READ_AHEAD", 0)
-    monkeypatch.setattr("adpfl_server.sending.KEPT_BYTES", 0)
+    monkeypatch.setattr("adpfl_server.transfer.sending.READ_AHEAD", 0)
+    monkeypatch.setattr("adpfl_server.transfer.sending.KEPT_BYTES", 0)
     running, caller = small_chunks
     digest = caller.next_task().base_digest
     manifest, _ = caller.fetch(digest)

@@ -14,7 +14,7 @@ from adpfl.wire import limits, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import TaskKind
 from adpfl.wire.receipts import CommitOutcome, verify_receipt
-from adpfl_server.storage import STORAGE_FAILURE
+from adpfl_server.storage.trouble import STORAGE_FAILURE
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_here_and_a_call_to_repeat_there(running, joined
     update = running.update(1)
     missing = caller.offer(1, base, update)
     with capture_logs() as logs, monkeypatch.context() as full:
-        full.setattr("adpfl_server.blobs.os.fsync", no_space)
+        full.setattr("adpfl_server.storage.blobs.os.fsync", no_space)
         with pytest.raises(grpc.RpcError) as error:
             caller.push(1, update, missing)
     assert code_of(error) is grpc.StatusCode.UNAVAILABLE  # which a site retries
@@ -293,7 +293,7 @@ def test_a_disk_in_trouble_is_a_line_now_and_then_however_many_call(running, joi
     caller = joined[0]
     base = caller.next_task().base_digest
     with capture_logs() as logs, monkeypatch.context() as full:
-        full.setattr("adpfl_server.blobs.BlobFolder.get", no_space)
+        full.setattr("adpfl_server.storage.blobs.BlobFolder.get", no_space)
         for _ in range(5):
             with pytest.raises(grpc.RpcError) as error:
                 caller.fetch(base)
@@ -348,7 +348,7 @@ def test_a_commit_that_cannot_be_stored_has_not_happened(running, joined, monkey
         raise sqlite3.OperationalError("database or disk is full")
 
     with capture_logs() as logs, monkeypatch.context() as patched:
-        patched.setattr("adpfl_server.intake.insert_commit", full)
+        patched.setattr("adpfl_server.rounds.intake.insert_commit", full)
         with pytest.raises(grpc.RpcError) as error:
             caller.commit(1, base, update.manifest.digest)
     assert code_of(error) is grpc.StatusCode.UNAVAILABLE

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from adpfl.wire import transfers
-from adpfl_server.sending import KEPT_BYTES
-from adpfl_server.turns import TURNS
+from adpfl_server.transfer.sending import KEPT_BYTES
+from adpfl_server.transfer.turns import TURNS
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 CHUNK_BYTES = 2**20

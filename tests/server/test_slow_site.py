@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adpfl.wire import transfers
-from adpfl_server.turns import Turns
+from adpfl_server.transfer.turns import Turns
 
 BYTES_PER_SECOND = 4_000_000 // 8
 PIECE_BYTES = 16_384

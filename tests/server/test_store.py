@@ -21,10 +21,10 @@ from adpfl.federated.run_events import (
 )
 from adpfl.federated.run_plan import RunPlan
 from adpfl.wire.chunks import iter_chunks, manifest_of_arrays, sha256_hex
-from adpfl_server.database import transaction
-from adpfl_server.refusals import CallRefusedError, Code
+from adpfl_server.limits.refusals import CallRefusedError, Code
+from adpfl_server.storage.database import transaction
+from adpfl_server.storage.timeline_rows import EVENTS_PER_ROUND
 from adpfl_server.store import TASKS_PER_SITE, CommitRow, Store, insert_commit
-from adpfl_server.timeline_rows import EVENTS_PER_ROUND
 
 CHUNK = 65_536
 

@@ -8,8 +8,8 @@ import pytest
 
 from adpfl.wire.chunks import FLOAT32
 from adpfl.wire.messages import TaskKind
-from adpfl_server.collection import chunks_in_use
-from adpfl_server.intake import RunBook
+from adpfl_server.rounds.intake import RunBook
+from adpfl_server.storage.collection import chunks_in_use
 from adpfl_server.store import Store
 
 SITES = ("hospital1", "hospital2", "hospital3")

@@ -9,8 +9,8 @@ import pytest
 from adpfl.wire.messages import TaskKind
 from adpfl.wire.receipts import CommitOutcome
 from adpfl.wire.transfers import CommitUpdateRequest
-from adpfl_server import audit_log
-from adpfl_server.overview import open_store, status_document, status_lines
+from adpfl_server.identity import audit_log
+from adpfl_server.operating.overview import open_store, status_document, status_lines
 
 SITES = ("hospital1", "hospital2", "hospital3")
 BOUND = 10.0

@@ -1,0 +1,1 @@
+"""The site's ledger: its files, its witnesses, and what is said from it."""

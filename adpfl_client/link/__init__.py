@@ -1,0 +1,1 @@
+"""The way to the server and the identity that is shown there."""

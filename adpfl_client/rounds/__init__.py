@@ -1,0 +1,1 @@
+"""One run's rounds at this site: data in, one noised update out."""

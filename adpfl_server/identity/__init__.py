@@ -1,0 +1,1 @@
+"""Who may call: keys, certificates, tokens, and the audit log of all that."""

@@ -1,0 +1,1 @@
+"""The runs under way: transitions stored, silence and norms noticed, operators obeyed."""

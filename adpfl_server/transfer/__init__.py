@@ -1,0 +1,1 @@
+"""Models on their way out and updates on their way in."""
