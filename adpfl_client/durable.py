@@ -119,14 +119,21 @@ def put_in_place(written: Path, path: Path) -> None:
     """Let a written file take its name once its bytes are on the disk; a file of that name is replaced.
 
     Args:
-        written: the file, on the same disk.
+        written: the file, on the same disk; gone where its bytes cannot be synced.
         path: its name from now on, in an existing folder.
 
     Raises:
         OSError: the disk refuses.
     """
     with written.open("rb") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError:
+            # What the disk did not take counts as written to the system from now on: memory would show it
+            # whole, the next sync would succeed, and the disk would lack it.
+            with suppress(OSError):
+                written.unlink()
+            raise
     written.replace(path)
     sync_folder(path.parent)
     if written.parent != path.parent:

@@ -189,7 +189,7 @@ class ModelStore:
 
         Raises:
             IntegrityError: chunks are missing.
-            StorageError: the disk refuses; what was received stays, and is gone on with.
+            StorageError: the disk refuses. What it did not sync is received anew, the rest gone on with.
         """
         model = incoming.model
         if incoming.missing:

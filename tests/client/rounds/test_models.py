@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,15 +103,15 @@ def test_what_came_of_a_model_that_is_no_longer_wanted_is_removed(store, make_ob
     assert other_run.exists()
 
 
-def test_a_disk_that_refuses_the_last_step_keeps_what_came(store, make_object, make_plan, monkeypatch):
+def refuse(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_refuses_the_name_keeps_what_came(store, make_object, make_plan, monkeypatch):
     model = make_object()
     incoming = receive_all(store, model, make_plan())
-
-    def refuse(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(os, "fsync", refuse)
+        full.setattr(Path, "replace", refuse)
         with pytest.raises(DiskUnwritableError, match="the received model"):
             store.finish(incoming)
     assert not store.path("derm", 0).exists()
@@ -118,6 +119,22 @@ def test_a_disk_that_refuses_the_last_step_keeps_what_came(store, make_object, m
     assert again.missing == ()
     assert store.find("derm", 0, model.manifest.digest) is None
     assert store.find("derm", 0, store.finish(again).digest) is not None
+
+
+def test_a_disk_that_refuses_the_sync_is_asked_for_all_of_it_again(
+    store, make_object, make_plan, monkeypatch
+):
+    """After a failed sync memory shows bytes that the disk lacks, and the next sync says that all is well."""
+    model = make_object()
+    incoming = receive_all(store, model, make_plan())
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskUnwritableError, match="the received model"):
+            store.finish(incoming)
+    assert not store.path("derm", 0).exists()
+    assert store.receive(make_plan(), 0, model.manifest).missing == model.manifest.chunk_digests
+    stored = receive(store, model, make_plan())
+    assert store.find("derm", 0, stored.digest) == stored
 
 
 def test_a_model_of_another_history_is_kept_beside(store, make_object, make_plan):
