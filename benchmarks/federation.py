@@ -156,6 +156,11 @@ def disk_rate(folder: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
+def here(text: str) -> Path:
+    """A path as seen from here: processes start in other folders. Links stay: a venv's Python is one."""
+    return Path(text).absolute()
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -168,11 +173,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--large", action="store_true", help="one agent with an update of 1 GiB as well")
     parser.add_argument("--peers", nargs="+", choices=sorted(PEERS), default=[], help="frameworks beside it")
     parser.add_argument(
-        "--peer-python", type=Path, default=Path(sys.executable), help="the interpreter that has the peers"
+        "--peer-python", type=here, default=Path(sys.executable), help="the interpreter that has the peers"
     )
     parser.add_argument("--peer-rounds", type=int, default=3, help="beside a first one that does not count")
     parser.add_argument("--processes", type=int, default=AGENT_PROCESSES, help="that the agents share")
-    parser.add_argument("--folder", type=Path, help="where to work; its disk is part of what is measured")
+    parser.add_argument("--folder", type=here, help="where to work; its disk is part of what is measured")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)

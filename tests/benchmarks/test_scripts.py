@@ -92,9 +92,10 @@ def test_federation(tmp_path: Path) -> None:
         assert f"{name} is not installed: pip install -r benchmarks/peers-requirements.txt" in text
 
 
-def federation(*options: str) -> "subprocess.CompletedProcess[str]":
+def federation(*options: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "federation.py"), *options],
+        cwd=cwd,
         check=False,
         capture_output=True,
         text=True,
@@ -126,6 +127,20 @@ def test_a_peer_that_fails_is_told_and_takes_no_table_away(tmp_path: Path) -> No
     assert "Flower 9.9 failed: " in text
     assert "flower-superlink" in text
     assert text.count("\n| adpfl, synthetic | 1 | ") == 1
+
+
+@needs_linux
+@pytest.mark.process
+def test_paths_are_taken_from_where_one_stands(tmp_path: Path) -> None:
+    """As `performance.md` writes them; every process of the benchmark works in a folder of its own."""
+    programs, work = tmp_path / "peers" / "bin", tmp_path / "work"
+    programs.mkdir(parents=True)
+    work.mkdir()
+    interpreter(programs, "echo 9.9")
+    peers = ["--peers", "flower", "--peer-python", "peers/bin/python", "--peer-rounds", "1"]
+    tiny = ["--agents", "--empty-agents", "1", "--empty-rounds", "1", "--folder", "work"]
+    done = federation(*tiny, *peers, cwd=tmp_path)
+    assert f"No such file or directory: '{programs}/flower-superlink'" in done.stdout
 
 
 @needs_linux
