@@ -5,18 +5,21 @@ its standard input ends. Messages are plain bytes; credentials and message size 
 """
 
 import asyncio
+import hashlib
+import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import bare_generated
 
 from adpfl.security.tls import MESSAGE_LIMIT_BYTES, channel_credentials, server_credentials
 
-UPLOAD, DOWNLOAD = "/bare.Stream/Upload", "/bare.Stream/Download"
+UPLOAD, STORE, DOWNLOAD = "/bare.Stream/Upload", "/bare.Stream/Store", "/bare.Stream/Download"
 NUMBER_BYTES = 8
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
@@ -33,14 +36,14 @@ def open_channel(identity: Any, address: str) -> Any:
     return grpc.aio.secure_channel(address, credentials, OPTIONS)
 
 
-async def upload(channel: Any, chunk: bytes, count: int) -> None:
+async def upload(channel: Any, chunk: bytes, count: int, *, method: str = UPLOAD) -> None:
     """Send a chunk so many times and wait for the answer."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(count):
             yield chunk
 
-    await channel.stream_unary(UPLOAD)(parts())
+    await channel.stream_unary(method)(parts())
 
 
 async def download(channel: Any, count: int) -> int:
@@ -63,6 +66,12 @@ class BareCaller:
         """Send so many chunks; start, end and bytes."""
         started = time.monotonic()
         await upload(self._bare, self._bare_block, chunks)
+        return started, time.monotonic(), chunks * len(self._bare_block)
+
+    async def stored_upload(self, chunks: int) -> tuple[float, float, int]:
+        """Send so many chunks to a server that hashes and stores them; start, end and bytes."""
+        started = time.monotonic()
+        await upload(self._bare, self._bare_block, chunks, method=STORE)
         return started, time.monotonic(), chunks * len(self._bare_block)
 
     async def bare_download(self, chunks: int) -> tuple[float, float, int]:
@@ -89,6 +98,11 @@ class BareCaller:
         return started, time.monotonic(), received
 
 
+def _hash_and_write(part: bytes, file: IO[bytes]) -> int:
+    hashlib.sha256(part).digest()
+    return os.write(file.fileno(), part)
+
+
 async def _serve(state_dir: Path, chunk: bytes) -> None:
     import grpc  # noqa: PLC0415 - after the policy of `adpfl.security.tls`
 
@@ -100,12 +114,25 @@ async def _serve(state_dir: Path, chunk: bytes) -> None:
             total += len(part)
         return total.to_bytes(NUMBER_BYTES)
 
+    async def store(requests: AsyncIterator[bytes], _context: Any) -> bytes:
+        total, storing = 0, None
+        with tempfile.TemporaryFile(dir=state_dir) as file:
+            async for part in requests:
+                if storing is not None:
+                    total += await storing
+                storing = asyncio.ensure_future(asyncio.to_thread(_hash_and_write, part, file))
+            if storing is not None:
+                total += await storing
+            await asyncio.to_thread(os.fsync, file.fileno())
+        return total.to_bytes(NUMBER_BYTES)
+
     async def give(request: bytes, _context: Any) -> AsyncIterator[bytes]:
         for _ in range(int.from_bytes(request)):
             yield chunk
 
     handlers = {
         "Upload": grpc.stream_unary_rpc_method_handler(take),
+        "Store": grpc.stream_unary_rpc_method_handler(store),
         "Download": grpc.unary_stream_rpc_method_handler(give),
     }
     server = grpc.aio.server(options=OPTIONS)

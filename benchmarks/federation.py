@@ -78,11 +78,13 @@ def measure_transfer(
     ):
         if judged:
             cohort.order("open_generated", address=generated_address)
-        yardsticks = ["bare", "generated"] if judged else ["bare"]
+        yardsticks = {"download": ["bare"], "upload": ["bare", "stored"]}
+        if judged:
+            yardsticks = {way: [*yards, "generated"] for way, yards in yardsticks.items()}
         for _ in range(repeats):
             cohort.order("take")
             for way, order in (("download", "fetch"), ("upload", "push")):
-                for yard in yardsticks:
+                for yard in yardsticks[way]:
                     answers = cohort.order(f"{yard}_{way}", chunks=payload // CHUNK_BYTES)
                     rates.setdefault(f"{yard}_{way}", []).append(rate(answers))
                 if order == "push":
@@ -103,6 +105,7 @@ def measure_transfer(
         generated_download=median.get("generated_download"),
         upload=median["push"],
         bare_upload=median["bare_upload"],
+        stored_upload=median["stored_upload"],
         generated_upload=median.get("generated_upload"),
         slowest_over_fastest=max(spread),
         memory_anonymous=anonymous,

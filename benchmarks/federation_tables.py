@@ -15,8 +15,9 @@ MOST_JUDGED_AGENTS = 8
 class Transfer:
     """One cohort, one size; MiB/s are of the whole cohort, medians over the rounds.
 
-    `bare` is raw bytes over asyncio; `generated` is protobuf messages over grpc's synchronous server and
-    stubs, None where it was not run.
+    `bare` is raw bytes over asyncio; `stored` is the same to a server that hashes each chunk, writes all of
+    them into one file and syncs it: the least that one can do who promises to keep them. `generated` is
+    protobuf messages over grpc's synchronous server and stubs, None where it was not run.
     """
 
     agents: int
@@ -27,6 +28,7 @@ class Transfer:
     generated_download: float | None
     upload: float
     bare_upload: float
+    stored_upload: float
     generated_upload: float | None
     slowest_over_fastest: float
     memory_anonymous: int
@@ -97,6 +99,8 @@ def transfer_table(found: Sequence[Transfer]) -> str:
         "up",
         "bare",
         "ratio",
+        "stored",
+        "ratio",
         "stubs",
         "spread",
         "memory",
@@ -104,9 +108,9 @@ def transfer_table(found: Sequence[Transfer]) -> str:
         "CPU",
     ]
     lines = [
-        "MiB/s; bare: raw bytes over asyncio, to which the ratios are; stubs: protobuf messages over grpc's",
-        "synchronous server and stubs; memory: the server's MiB over idle, anonymous and all; CPU: its",
-        "seconds a GiB.",
+        "MiB/s; bare: raw bytes over asyncio, by which verdicts are given; stored: the same, hashed, written",
+        "into one file and synced; stubs: protobuf messages over grpc's synchronous server and stubs;",
+        "memory: the server's MiB over idle, anonymous and all; CPU: its seconds a GiB.",
         "",
         *header(columns, left={"kind"}),
     ]
@@ -120,7 +124,9 @@ def transfer_table(found: Sequence[Transfer]) -> str:
             f"| {down:.2f} {verdict(down >= LEAST_RATIO) if judged else ''} "
             f"| {shown(each.generated_download)} "
             f"| {each.upload:.0f} | {each.bare_upload:.0f} "
-            f"| {up:.2f} {verdict(up >= LEAST_RATIO) if judged else ''} | {shown(each.generated_upload)} "
+            f"| {up:.2f} {verdict(up >= LEAST_RATIO) if judged else ''} "
+            f"| {each.stored_upload:.0f} | {each.upload / each.stored_upload:.2f} "
+            f"| {shown(each.generated_upload)} "
             f"| {each.slowest_over_fastest:.2f} "
             f"| {each.memory_anonymous / MEBIBYTE:.0f}, {each.memory_total / MEBIBYTE:.0f} "
             f"| {each.memory_allowed / MEBIBYTE:.0f} {fits} | {each.cpu_seconds_per_gibibyte:.2f} |"
