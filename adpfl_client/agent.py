@@ -305,6 +305,7 @@ class Agent:
         if run is not None:
             run.recorder.note(status, detail=summary)
             run.recorder.close(status, summary)
+        self._site.models.stop_receiving(name)
         self._outcomes[name] = RunOutcome(name, status, summary)
         log.info("run ended", run=name, status=status, summary=summary)
 

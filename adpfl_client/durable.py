@@ -173,8 +173,13 @@ def discard_partials(folder: Path) -> list[Path]:
         return []
     leftovers = sorted(path for path in folder.iterdir() if path.name.endswith(PARTIAL_SUFFIX))
     for path in leftovers:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
     return leftovers
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -164,6 +164,14 @@ def here(text: str) -> Path:
     return Path(text).absolute()
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -172,14 +180,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=["synthetic", "adpfl_client"], default=["synthetic"])
     parser.add_argument("--repeats", type=int, default=5, help="of a transfer; 0 leaves transfers out")
     parser.add_argument("--empty-agents", type=int, nargs="*", default=[8, 200])
-    parser.add_argument("--empty-rounds", type=int, default=20)
+    parser.add_argument("--empty-rounds", type=positive, default=20)
     parser.add_argument("--large", action="store_true", help="one agent with an update of 1 GiB as well")
     parser.add_argument("--peers", nargs="+", choices=sorted(PEERS), default=[], help="frameworks beside it")
     parser.add_argument(
         "--peer-python", type=here, default=Path(sys.executable), help="the interpreter that has the peers"
     )
-    parser.add_argument("--peer-rounds", type=int, default=3, help="beside a first one that does not count")
-    parser.add_argument("--processes", type=int, default=AGENT_PROCESSES, help="that the agents share")
+    parser.add_argument(
+        "--peer-rounds", type=positive, default=3, help="beside a first one that does not count"
+    )
+    parser.add_argument("--processes", type=positive, default=AGENT_PROCESSES, help="that the agents share")
     parser.add_argument("--folder", type=here, help="where to work; its disk is part of what is measured")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--json", type=Path)

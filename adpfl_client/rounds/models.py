@@ -8,6 +8,7 @@ A model file carries its run's plan in its metadata, so that it can be used with
 agent. Torch-free.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from adpfl.wire.safetensors_file import (
     read_header,
     read_manifest,
 )
-from adpfl_client.durable import PARTIAL_SUFFIX, make_private_folder, put_in_place, storing
+from adpfl_client.durable import PARTIAL_SUFFIX, make_private_folder, put_in_place, remove, storing
 
 log = structlog.get_logger()
 INCOMING_FOLDER = "incoming"
@@ -96,8 +97,8 @@ class IncomingModel:
         folder = make_private_folder(model.path.parent / INCOMING_FOLDER)
         self.path = folder / f"{manifest.digest}{PARTIAL_SUFFIX}"
         for left in folder.iterdir():  # of a model that this site no longer waits for: one at a time comes
-            if left != self.path:
-                left.unlink()
+            if left != self.path or left.is_symlink() or not left.is_file():
+                remove(left)
         # A header of another length, as of another plan, makes another size: such a file is begun anew.
         self._payload = PartialPayload(self.path, manifest, header=header_bytes(manifest, description))
 
@@ -159,6 +160,10 @@ class ModelStore:
         for path, number in files.items():
             if number not in kept:
                 path.unlink()
+
+    def stop_receiving(self, run: str) -> None:
+        """Remove what was received of a model that a run which is over will not ask for again, if it can be."""
+        shutil.rmtree(self.folder / run / INCOMING_FOLDER, ignore_errors=True)
 
     def receive(
         self, plan: RunPlan, round_number: int, manifest: Manifest, *, averaged: bool = False

@@ -297,8 +297,12 @@ def test_a_forged_receipt_stops_the_agent(open_agent, make_config, make_plan, se
 def test_a_run_that_failed_at_the_server_is_on_the_record(open_agent, make_config, make_plan, serve):
     service, config = serve(make_plan()), make_config()
     service.failed = "quorum lost"
+    half_received = config.state_dir / "models" / "derm" / "incoming" / "0.partial"
+    half_received.parent.mkdir(parents=True)
+    half_received.touch()
     with open_agent(config) as agent:
         (outcome,) = agent.work(until_finished=True)
+    assert not half_received.exists()
     assert (outcome.status, outcome.summary) == ("failed", "failed: the server says: quorum lost")
     assert record_of(config).status == "failed"
 

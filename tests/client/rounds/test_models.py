@@ -103,6 +103,22 @@ def test_what_came_of_a_model_that_is_no_longer_wanted_is_removed(store, make_ob
     assert other_run.exists()
 
 
+def test_what_else_lies_where_a_model_is_received_does_not_come_into_it(
+    store, make_object, make_plan, tmp_path
+):
+    """A folder that somebody made there, and a link in the place of the file."""
+    first = receive_all(store, make_object(1), make_plan())
+    elsewhere = first.path.rename(tmp_path / "elsewhere")
+    first.path.symlink_to(elsewhere)
+    (first.path.parent / "folder").mkdir()
+    (first.path.parent / "folder" / "file").touch()
+    before = elsewhere.read_bytes()
+    model = receive(store, make_object(1), make_plan())
+    assert not model.path.is_symlink()
+    assert elsewhere.read_bytes() == before
+    assert model.path.read_bytes() == before
+
+
 def refuse(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
