@@ -162,7 +162,7 @@ class ModelStore:
                 path.unlink()
 
     def stop_receiving(self, run: str) -> None:
-        """Remove what was received of a model that a run which is over will not ask for again, if it can be."""
+        """Remove what was received of a model for a run that is over, if it can be."""
         shutil.rmtree(self.folder / run / INCOMING_FOLDER, ignore_errors=True)
 
     def receive(
