@@ -40,6 +40,7 @@ class BlobFolder:
         self._root = root
         self._incoming = root / _INCOMING
         self._syncing = ThreadPoolExecutor(SYNCS_AT_ONCE, thread_name_prefix="syncing")
+        self._unsafe: set[str] = set()  # they have their names, which may not be on the disk yet
         self._numbers = itertools.count()  # two sites may send the same chunk at once
         make_folder(root)
         for name in (*(f"{prefix:02x}" for prefix in range(256)), _INCOMING):
@@ -47,8 +48,8 @@ class BlobFolder:
         sync_folder(root)
 
     def has(self, digest: str) -> bool:
-        """Whether the chunk is stored."""
-        return self._path(digest).exists()
+        """Whether the chunk is stored, so that it survives a power cut."""
+        return digest not in self._unsafe and self._path(digest).exists()
 
     def put(self, digest: str, data: bytes) -> None:
         """Store a chunk durably: on return it survives a power cut. Storing it again mends a damaged one.
@@ -82,19 +83,22 @@ class BlobFolder:
         """Make staged chunks durable: on return they have their names and survive a power cut.
 
         Raises:
-            OSError: the disk refuses; chunks that did not get their names are gone.
+            OSError: the disk refuses; chunks that did not get their names are gone, and none of the others
+                counts as stored.
         """
         named = [(chunk.partial, self._path(chunk.digest)) for chunk in staged if chunk.partial is not None]
         try:
             list(self._syncing.map(sync_file, [partial for partial, _ in named]))
             for partial, path in named:
                 reach("server.chunk_storing")
+                self._unsafe.add(path.name)
                 partial.rename(path)
         finally:
             for partial, _ in named:
                 partial.unlink(missing_ok=True)
         # The first of these makes the disk write all the names down; the others find it done.
         list(self._syncing.map(sync_folder, {path.parent for _, path in named}))
+        self._unsafe.difference_update(path.name for _, path in named)
 
     def get(self, digest: str) -> bytes:
         """Read a chunk and check it.
@@ -120,11 +124,15 @@ class BlobFolder:
         self._path(digest).unlink(missing_ok=True)
 
     def sweep(self, kept: AbstractSet[str]) -> None:
-        """Remove half-written chunks and every chunk not in `kept`; only while nothing else writes."""
+        """Remove half-written chunks and every chunk not in `kept`; only while nothing else writes.
+
+        Those that stay count as stored from now on, whoever was killed before it had synced their folders.
+        """
         for path in self._root.glob("*/*"):
             if path.parent.name == _INCOMING or path.name not in kept:
                 reach("server.sweeping")
                 path.unlink()
+        list(self._syncing.map(sync_folder, self._root.iterdir()))
 
     def _is_whole(self, digest: str) -> bool:
         try:

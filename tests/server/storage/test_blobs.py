@@ -65,6 +65,43 @@ def test_the_file_is_flushed_before_it_gets_its_name(folder, tmp_path, monkeypat
     assert order == ["fsync", "rename", "folder"]
 
 
+def test_a_chunk_counts_as_stored_only_once_its_folder_is_synced(folder, monkeypatch):
+    """Else another site that has the same chunk would be told that it is safe here."""
+    seen = []
+    monkeypatch.setattr(blobs, "sync_folder", lambda _: seen.append(folder.has(name_of(b"abc"))))
+    folder.put(name_of(b"abc"), b"abc")
+    assert seen == [False]
+    assert folder.has(name_of(b"abc"))
+
+
+def test_a_chunk_whose_folder_was_not_synced_is_asked_for_again(folder, lose_power, tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(5, "Input/output error")
+
+    disk = lose_power(tmp_path / "blobs")
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "sync_folder", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            folder.put(name_of(b"abc"), b"abc")
+    assert not folder.has(name_of(b"abc"))
+    folder.put(name_of(b"abc"), b"abc")
+    assert folder.has(name_of(b"abc"))
+    assert BlobFolder(disk.image(tmp_path / "after")).get(name_of(b"abc")) == b"abc"
+
+
+def test_names_that_a_killed_server_had_not_synced_are_synced_by_the_next(
+    folder, lose_power, tmp_path, monkeypatch
+):
+    disk = lose_power(tmp_path / "blobs")
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "sync_folder", lambda _: None)
+        folder.put(name_of(b"abc"), b"abc")
+    following = BlobFolder(tmp_path / "blobs")
+    following.sweep({name_of(b"abc")})
+    assert following.has(name_of(b"abc"))
+    assert BlobFolder(disk.image(tmp_path / "after")).has(name_of(b"abc"))
+
+
 def test_a_sweep_keeps_what_it_is_told_and_clears_half_written_chunks(folder, tmp_path):
     for data in (b"one", b"two"):
         folder.put(name_of(data), data)
