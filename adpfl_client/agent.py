@@ -307,7 +307,8 @@ class Agent:
             run.recorder.close(status, summary)
         self._site.models.stop_receiving(name)
         self._outcomes[name] = RunOutcome(name, status, summary)
-        log.info("run ended", run=name, status=status, summary=summary)
+        say = log.info if status in {"finished", "left"} else log.warning
+        say("run ended", run=name, status=status, summary=summary)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
         """Do a step of one run; what goes wrong in it ends that run alone.

@@ -146,8 +146,8 @@ def _waited_for(attempt: "Callable[[], CallerIdentity]") -> "CallerIdentity":
 def check(context: typer.Context, site: SiteOption = None, config: ConfigOption = None) -> None:
     """Try everything that a run will need; one line each.
 
-    Configuration, data, policy, identity, ledger, and a call to the server, which takes it for a sign of
-    life. Changes nothing. Exit code 1 when a line says failed.
+    Configuration, data, policy, state folder, identity, ledger and its clock, and a call to the server, which
+    takes it for a sign of life. Changes nothing. Exit code 1 when a line says failed.
 
     Example: adpfl-client check --site hospital1
     """

@@ -159,6 +159,15 @@ class LedgerStore:
         with self._reading() as book:
             book.require_planned(run, round_number, base_digest, planned_rounds=planned_rounds)
 
+    def require_clock(self, now: float) -> None:
+        """Refuse a clock that ran backwards, as every method that appends does.
+
+        Raises:
+            BudgetError: it is more than five minutes behind the latest entry.
+        """
+        with self._reading() as book:
+            book.require_clock(round(now * 1000.0))
+
     def seal(self, reservation_id: str, update_digest: str, *, now: float) -> None:
         """Bind a reservation to the bytes that may be sent for it, once.
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import grpc
 
-from adpfl.errors import AdpflError, IdentityError
+from adpfl.errors import AdpflError, IdentityError, StorageError
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import NextTaskRequest
 from adpfl_client.config import SiteConfig, TaskDataConfig
+from adpfl_client.durable import probe
 from adpfl_client.ledger.ledger_files import RECEIPT_NAME, has_traces
 from adpfl_client.ledger.receipts import kept_receipt, require_contained
 from adpfl_client.ledger_store import LedgerStore
@@ -40,6 +41,7 @@ def check_site(config: SiteConfig) -> Iterator[Finding]:
     for task, entry in sorted(config.data.items()):
         yield _try(f"data, {task}", partial(_data, task, entry))
     yield _try("policy", partial(_policy, config))
+    yield _try("state folder", partial(_state_folder, config))
     yield _try("identity", partial(_identity, config))
     yield _try("ledger", partial(_ledger, config))
     yield _try("server", partial(_server, config))
@@ -69,6 +71,20 @@ def _policy(config: SiteConfig) -> str:
     )
 
 
+def _state_folder(config: SiteConfig) -> str:
+    """Write a small file and remove it, as the agent does to learn whether its disk works again."""
+    if not config.state_dir.exists():
+        return f"{config.state_dir}: not there yet; enrolment makes it"
+    try:
+        probe(config.state_dir)
+    except OSError as error:
+        raise StorageError(
+            f"{config.state_dir}: the disk refuses: {error.strerror or error}; "
+            "make it writable for the user of the agent, who cannot work without"
+        ) from error
+    return f"{config.state_dir}: can be written"
+
+
 def _identity(config: SiteConfig) -> str:
     identity = load_site_identity(config.state_dir, config.site, now=datetime.now(UTC))
     return (
@@ -80,7 +96,9 @@ def _identity(config: SiteConfig) -> str:
 def _ledger(config: SiteConfig) -> str:
     if not has_traces(config.state_dir):
         return "none yet: nothing has been spent"
-    with LedgerStore.open(config.state_dir, time.time()) as ledger:
+    now = time.time()
+    with LedgerStore.open(config.state_dir, now) as ledger:
+        ledger.require_clock(now)
         entries = ledger.verify().entries
         kept = kept_receipt(config.state_dir)
         if kept is not None:

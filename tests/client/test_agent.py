@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from adpfl.errors import RULES, ConfigError, IdentityError
 from adpfl.wire.messages import SiteActivity
@@ -250,9 +251,10 @@ def test_a_round_that_the_server_closed_is_left(open_agent, make_config, make_pl
 
 def test_a_run_over_the_cap_is_refused_and_the_server_told(open_agent, make_config, make_plan, serve):
     service, config = serve(make_plan()), make_config(accept_unbounded=[])
-    with open_agent(config) as agent:
+    with open_agent(config) as agent, capture_logs() as logs:
         (outcome,) = agent.work(until_finished=True)
     assert outcome.status == "refused"
+    assert [line["log_level"] for line in logs if line["event"] == "run ended"] == ["warning"]
     assert record_of(config).status == "refused"
     assert record_of(config).guarantee.steps == 0
     assert "policy.accept_unbounded must name it" in outcome.summary

@@ -1,6 +1,10 @@
-"""What `check` finds out: a revoked site, a ledger that is gone."""
+"""What `check` finds out: a revoked site, a ledger that is gone, a clock or a disk that the agent refuses."""
 
+import errno
+import os
+import re
 import shutil
+import time
 
 import grpc
 import pytest
@@ -57,3 +61,30 @@ def test_records_of_runs_without_a_ledger_are_a_trace(findings, make_config):
     shutil.rmtree(state_dir / "runs")
     (state_dir / "ledger.receipt").write_text("{}")
     assert not findings()["ledger"].passed
+
+
+def test_a_clock_behind_the_ledger_fails_in_the_words_of_the_agent(findings, make_config):
+    with LedgerStore.open(make_config().state_dir, time.time() + 404):
+        pass
+    found = findings()["ledger"]
+    assert not found.passed
+    assert re.search(r"the clock is \d+ s behind the ledger's latest entry", found.finding)
+    assert "adpfl-client acknowledge-clock" in found.finding
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_state_folder_that_takes_nothing_fails_by_name(findings, make_config, monkeypatch, code):
+    state_dir = make_config().state_dir
+    state_dir.mkdir()
+
+    def refuse(folder):
+        assert folder == state_dir
+        raise OSError(code, os.strerror(code), str(folder / ".probe.x"))
+
+    assert findings()["state folder"].passed
+    assert list(state_dir.iterdir()) == []
+    monkeypatch.setattr(checkup, "probe", refuse)
+    found = findings()["state folder"]
+    assert not found.passed
+    assert str(state_dir) in found.finding
+    assert os.strerror(code) in found.finding
