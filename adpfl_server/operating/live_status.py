@@ -53,7 +53,9 @@ def _redraw(
 ) -> None:
     def view() -> Text:
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}, every {every_seconds:g} s; Ctrl-C ends"
-        return Text("\n".join([*status_lines(store, _names(store, run)), now]), no_wrap=True, overflow="crop")
+        lines = [*status_lines(store, _names(store, run)), now]
+        # Folded: the end of a long line (who is missing, the quorum) is what the operator looks for.
+        return Text("\n".join(lines), no_wrap=False, overflow="fold")
 
     with Live(view(), console=screen, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
