@@ -282,6 +282,24 @@ class Daemon:
                 await self.runner.in_database(self.runner.book.resume, entry.run)
             else:
                 await self._create_run(plans[entry.run])
+        await self.runner.in_database(self._say_unnamed, [run for run in known if run not in plans])
+
+    def _say_unnamed(self, runs: list[str]) -> None:
+        """Warn of stored runs that are not over and are not served: their sites hear NOT_FOUND."""
+        for run in runs:
+            try:
+                state = self.runner.store.state(run)
+            except StateError as error:
+                # Of another version: nothing that this start serves needs it.
+                _log.warning("a run that the configuration no longer names cannot be read", reason=str(error))
+                continue
+            if not state.over:
+                _log.warning(
+                    "run is not over, but the configuration no longer names it under runs: it is not served",
+                    run=run,
+                    rounds_closed=state.rounds_closed,
+                    rounds=state.plan.rounds,
+                )
 
     async def _create_run(self, plan: RunPlan) -> None:
         path = self._config.initial_model_path(plan.run)

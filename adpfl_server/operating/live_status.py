@@ -37,7 +37,10 @@ def watch_status(
     with open_store(config) as store:
         try:
             if screen.is_terminal:
-                _redraw(store, run, screen, every_seconds, sleep)
+                configured = {entry.run for entry in config.runs}
+                _redraw(
+                    lambda: status_lines(store, _names(store, run), configured), screen, every_seconds, sleep
+                )
             else:
                 _print_lines(store, run, screen, every_seconds, sleep)
         except KeyboardInterrupt:
@@ -49,11 +52,11 @@ def _names(store: Store, run: str | None) -> list[str]:
 
 
 def _redraw(
-    store: Store, run: str | None, screen: Console, every_seconds: float, sleep: Callable[[float], None]
+    told: Callable[[], list[str]], screen: Console, every_seconds: float, sleep: Callable[[float], None]
 ) -> None:
     def view() -> Text:
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}, every {every_seconds:g} s; Ctrl-C ends"
-        lines = [*status_lines(store, _names(store, run)), now]
+        lines = [*told(), now]
         # Folded: the end of a long line (who is missing, the quorum) is what the operator looks for.
         return Text("\n".join(lines), no_wrap=False, overflow="fold")
 

@@ -52,14 +52,19 @@ def print_status(config: ServerConfig, run: str | None, *, as_json: bool) -> Non
             trouble = storage_trouble(config.state_dir)
             _print_json([status_document(store, name, trouble) for name in names])
             return
-        lines = status_lines(store, names)
+        lines = status_lines(store, names, {entry.run for entry in config.runs})
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
         console.print(line, markup=False)
 
 
-def status_lines(store: Store, names: Sequence[str]) -> list[str]:
+def status_lines(store: Store, names: Sequence[str], configured: Collection[str] | None = None) -> list[str]:
     """Where runs stand, in words.
+
+    Args:
+        store: the server's state.
+        names: the runs to tell of.
+        configured: the runs that the configuration names; None where it is not looked at.
 
     Raises:
         StateError: there is no such run.
@@ -70,6 +75,8 @@ def status_lines(store: Store, names: Sequence[str]) -> list[str]:
     for name in names:
         record, state = store.record(name), store.state(name)
         lines.append(f"{name}: {record.summary}")
+        if configured is not None and name not in configured and not state.over:
+            lines.append("  the configuration no longer names it under runs: a start does not serve it")
         if state.open_round is not None and not state.open_round.aggregating:
             lines.append(f"  {_closing(state)}")
         lines += [f"  {site.site}: {_standing(state, site, revoked)}" for site in state.sites]

@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,8 @@ from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError, StateE
 from adpfl.wire.messages import NextTaskRequest, TaskKind
 from adpfl.wire.receipts import verify_receipt
 from adpfl_server.daemon import SERVICE_NAME
+from adpfl_server.operating.overview import open_store
+from adpfl_server.store import DATABASE_FILE
 
 ROOT = Path(__file__).parents[2]
 SITES = ("hospital1", "hospital2", "hospital3")
@@ -185,6 +188,47 @@ def test_a_start_warns_of_every_run_without_a_finite_guarantee(consortium, resta
     assert warnings["bare"].startswith("unsafe: privacy.mode is none")
     assert warnings["adaptive"].startswith("no finite guarantee")
     assert all("epsilon is infinite" in text for text in warnings.values())
+
+
+def unnamed(logs):
+    return [entry["run"] for entry in logs if "no longer names" in entry["event"]]
+
+
+def test_a_start_warns_of_an_unfinished_run_that_the_configuration_no_longer_names(consortium):
+    consortium.start(consortium.plan(), consortium.plan(run="second"))
+    consortium.running[0].stop()
+    with capture_logs() as logs:
+        daemon = consortium.start(runs=[])
+    assert unnamed(logs) == ["demo", "second"]
+    assert {entry["log_level"] for entry in logs if "no longer names" in entry["event"]} == {"warning"}
+    daemon.stop()
+    with capture_logs() as logs:
+        consortium.start(consortium.plan(run="second"))
+    assert unnamed(logs) == ["demo"]
+
+
+def store_state(consortium, state_json):
+    with closing(sqlite3.connect(consortium.state_dir / DATABASE_FILE)) as database, database:
+        database.execute("UPDATE runs SET state_json = ?", (state_json,))
+
+
+def test_an_unnamed_run_that_cannot_be_read_hinders_no_start(consortium):
+    consortium.start().stop()
+    store_state(consortium, "{}")
+    with capture_logs() as logs:
+        consortium.start(runs=[])
+    assert len([entry for entry in logs if "cannot be read" in entry["event"]]) == 1
+
+
+def test_a_run_that_is_over_may_be_taken_out_of_the_configuration(consortium):
+    daemon = consortium.start()
+    daemon.stop()
+    with open_store(daemon.config) as store:
+        over = store.state("demo").model_copy(update={"status": "cancelled"})
+    store_state(consortium, over.model_dump_json())
+    with capture_logs() as logs:
+        consortium.start(runs=[])
+    assert unnamed(logs) == []
 
 
 def test_a_disk_that_is_full_at_the_start_is_one_clear_error(consortium, monkeypatch):

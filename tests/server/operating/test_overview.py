@@ -37,6 +37,14 @@ def test_status_says_until_when_a_round_waits_and_who_will_not_answer(waiting, c
     assert "hospital3: 10 training patients; its update is missing: its certificate is revoked" in lines
 
 
+def test_status_says_that_the_configuration_no_longer_names_a_run(waiting, capsys):
+    config = waiting.running[-1].config
+    print_status(config, None, as_json=False)
+    assert "no longer names it" not in capsys.readouterr().out
+    print_status(config.model_copy(update={"runs": ()}), None, as_json=False)
+    assert "the configuration no longer names it under runs" in capsys.readouterr().out
+
+
 def test_status_says_it_to_a_program_too(waiting, capsys):
     print_status(waiting.running[-1].config, "demo", as_json=True)
     (run,) = json.loads(capsys.readouterr().out)
