@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from adpfl.config import load_json
-from adpfl.errors import IntegrityError
+from adpfl.errors import ConfigError, IntegrityError
 from adpfl.security.audit_chain import EMPTY_CHAIN, AuditEntry, Head, head_of, next_chain, parse_entry
 from adpfl.security.certificates import Holder
 from adpfl.security.private_files import replace_file
@@ -130,10 +130,13 @@ def read_export(path: Path) -> list[str]:
     """The lines of an exported log.
 
     Raises:
+        ConfigError: there is no such file.
         IntegrityError: the file cannot be read as text.
     """
     try:
         return path.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path}: cannot be read as an exported audit log") from error
 

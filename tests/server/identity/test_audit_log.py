@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adpfl.errors import IntegrityError
+from adpfl.errors import ConfigError, IntegrityError
 from adpfl.security.certificates import Holder, new_key
 from adpfl_server.identity import audit_log
 from adpfl_server.storage.database import open_database, transaction
@@ -92,6 +92,14 @@ def test_an_export_is_signed_and_verifies_by_itself(filled, tmp_path):
         audit_log.verify_export(lines[:-1], key.public_key(), source="log")
     with pytest.raises(IntegrityError, match=r"do not lead to its head|holds entry"):
         audit_log.verify_export([*lines[:1], *lines[2:]], key.public_key(), source="log")
+
+
+def test_an_export_that_is_not_there_is_no_broken_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"march\.jsonl: there is no such file"):
+        audit_log.read_export(tmp_path / "march.jsonl")
+    (tmp_path / "march.jsonl").write_bytes(b"\xff")
+    with pytest.raises(IntegrityError, match="cannot be read as an exported audit log"):
+        audit_log.read_export(tmp_path / "march.jsonl")
 
 
 def test_a_log_cut_at_its_end_shows_against_an_earlier_export(filled):
