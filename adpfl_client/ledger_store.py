@@ -203,11 +203,22 @@ class LedgerStore:
         with storage("the ledger cannot be written"):
             self._append(lambda book: book.plan_abandon(reservation_id, reason), now)
 
-    def acknowledge_clock(self, *, by: str, reason: str, now: float) -> None:
-        """Accept, on the record, a clock that ran backwards: later times count from `now` on."""
-        body = {"by": by, "reason": reason}
+    def acknowledge_clock(self, *, by: str, reason: str, now: float) -> bool:
+        """Accept, on the record, a clock that ran backwards: later times count from `now` on.
+
+        Returns:
+            Whether there was anything to accept; a clock that is not refused changes nothing.
+        """
+        new: list[NewEntry] = []
+
+        def decide(book: LedgerBook) -> list[NewEntry]:
+            if book.refuses_clock(round(now * 1000.0)):
+                new.append(("clock_acknowledged", {"by": by, "reason": reason}))
+            return new
+
         with storage("the ledger cannot be written"):
-            self._append(lambda _: [("clock_acknowledged", body)], now, any_clock=True)
+            self._append(decide, now, any_clock=True)
+        return bool(new)
 
     def exclude(self, patient: str, *, reason: str, by: str, now: float) -> Exclusion:
         """Keep a patient out of every later round, on the record; again changes nothing.

@@ -139,6 +139,11 @@ class LedgerBook:
 
     # --- deciding ---
 
+    def refuses_clock(self, at_millis: int) -> bool:
+        """Whether a clock ran backwards by more than is borne."""
+        latest = self.latest_at_millis
+        return latest is not None and at_millis < latest - CLOCK_TOLERANCE_MILLIS
+
     def require_clock(self, at_millis: int) -> None:
         """Refuse a clock that ran backwards.
 
@@ -146,7 +151,7 @@ class LedgerBook:
             BudgetError: by more than five minutes.
         """
         latest = self.latest_at_millis
-        if latest is not None and at_millis < latest - CLOCK_TOLERANCE_MILLIS:
+        if latest is not None and self.refuses_clock(at_millis):
             behind = (latest - at_millis) / 1000.0
             raise BudgetError(
                 f"the clock is {behind:.0f} s behind the ledger's latest entry; may be at "

@@ -127,5 +127,8 @@ def acknowledge_clock(
     from adpfl_client.ledger.ledger_check import open_ledger
 
     with open_ledger(settings) as store:
-        store.acknowledge_clock(by=by, reason=reason, now=time.time())
-    typer.echo("acknowledged; times count from now on")
+        changed = store.acknowledge_clock(by=by, reason=reason, now=time.time())
+    if changed:
+        typer.echo("acknowledged; times count from now on")
+    else:
+        typer.echo("the clock is not behind the ledger by more than 300 s; nothing was changed")

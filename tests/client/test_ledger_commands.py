@@ -272,8 +272,20 @@ def test_a_clock_is_acknowledged_by_a_command(command: Callable[..., Result], le
     ledger.reserve(REQUEST, POLICY, now=NOW + 86_400)
     done = command("acknowledge-clock", "--reason", "wrong year", "--by", "Dr. Ada")
     assert done.exit_code == 0, done.output
+    assert "times count from now on" in done.output
     later = replace(REQUEST, round_number=2, first_step=5)
     assert ledger.reserve(later, POLICY, now=time.time()).status == "reserved"
+
+
+def test_a_clock_that_is_not_behind_is_nothing_to_acknowledge(
+    command: Callable[..., Result], ledger: LedgerStore
+) -> None:
+    entries = ledger.verify().entries
+    done = command("acknowledge-clock", "--reason", "wrong year", "--by", "Dr. Ada")
+    assert done.exit_code == 0, done.output
+    assert "the clock is not behind the ledger" in done.output
+    assert "nothing was changed" in done.output
+    assert ledger.verify().entries == entries
 
 
 def test_approval_of_a_run_that_was_never_offered_is_refused(command: Callable[..., Result]) -> None:
