@@ -155,7 +155,7 @@ def _part_in(config: SiteConfig, run: str) -> tuple[Path, SiteRunRecord]:
     folder = config.state_dir / RUNS_FOLDER / run
     record = read_record(folder) if Path(run).name == run else None
     if record is None:
-        raise ConfigError(f"run is {run}; this site has no part in it")
+        raise ConfigError(f"there is no run {run} that this site has a part in")
     return folder, record
 
 

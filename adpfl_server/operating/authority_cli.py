@@ -120,7 +120,8 @@ def add_requests(app: typer.Typer, load: Load) -> None:
             exported = export_requests(database, authority, file, now=now)
         for request in exported.requests:
             typer.echo(_shown(request))
-        typer.echo(f"wrote {file}: {len(exported.requests)} requests")
+        count = len(exported.requests)
+        typer.echo(f"wrote {file}: {count} request{'' if count == 1 else 's'}")
         if exported.left:
             typer.echo(f"note: {exported.left} more found no room; export them once these are signed")
 
@@ -217,7 +218,7 @@ def add_authority(app: typer.Typer) -> None:
         signed = sign_file(file, output, found, agrees, now=now)
         if not signed:
             raise StateError(f"{file}: no request was agreed to; nothing was signed, and no file was written")
-        typer.echo(f"wrote {output}: {len(signed)} certificates")
+        typer.echo(f"wrote {output}: {len(signed)} certificate{'' if len(signed) == 1 else 's'}")
 
 
 def found_with_offline_authority(state_dir: Path, certificate: Path, hosts: tuple[str, ...]) -> str:

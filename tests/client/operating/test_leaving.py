@@ -173,7 +173,7 @@ def test_what_cannot_be_left_or_joined_is_said(open_agent, make_config, make_pla
     serve(make_plan(rounds=1))
     config = make_config()
     for name in ("other", "../derm"):
-        with pytest.raises(ConfigError, match="this site has no part in it"):
+        with pytest.raises(ConfigError, match=f"there is no run {name} that this site has a part in"):
             leave_run(config, name, reason="")
     with open_agent(config) as agent:
         agent.work(until_finished=True)

@@ -59,7 +59,7 @@ def test_nothing_is_signed_that_nobody_agreed_to(founded, tmp_path):
     assert not (tmp_path / "certificates.json").exists()
     told = founded("sign", "requests.json", "-o", "c.json", answers="y\n")
     assert "server at fl.example.org: enrolment, asked" in told
-    assert "wrote c.json: 1 certificates" in told
+    assert "wrote c.json: 1 certificate\n" in told
     assert "certified until" in founded("requests", "import", "c.json")
     assert founded("requests", "list") == "no request waits for a signature\n"
 
@@ -68,6 +68,7 @@ def test_both_machines_show_the_same_fingerprint(founded, tmp_path):
     listed = founded("requests", "list").splitlines()
     assert listed[0].startswith("server at fl.example.org: enrolment, asked ")
     exported = founded("requests", "export", "requests.json").splitlines()
+    assert exported[-1] == "wrote requests.json: 1 request"
     signed = founded("sign", "requests.json", "--yes").splitlines()
     assert listed[:2] == exported[:2] == signed[:2]
     assert listed[1].startswith("  key ")
