@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -26,6 +27,19 @@ VersionOption = Annotated[
     typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end."),
 ]
 """The option `--version` of each of the commands; the parameter's default is False."""
+
+
+class LogLevel(StrEnum):
+    """How much a daemon says in its log."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+LogLevelOption = Annotated[LogLevel, typer.Option(help="The least level that is logged.")]
+"""The option `--log-level` of the daemons."""
 
 
 def run_command(app: Callable[[], object]) -> None:

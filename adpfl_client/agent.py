@@ -307,7 +307,7 @@ class Agent:
             run.recorder.close(status, summary)
         self._site.models.stop_receiving(name)
         self._outcomes[name] = RunOutcome(name, status, summary)
-        say = log.info if status in {"finished", "left"} else log.warning
+        say = log.warning if status == "refused" else log.info
         say("run ended", run=name, status=status, summary=summary)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adpfl.commandline import VersionOption, run_command
+from adpfl.commandline import LogLevel, LogLevelOption, VersionOption, run_command
 from adpfl_client.ledger.ledger_cli import add_ledger
 from adpfl_client.operating.operator_cli import operate_app
 from adpfl_client.site_option import (
@@ -57,7 +57,7 @@ def agent(
     until_finished: Annotated[
         bool, typer.Option("--until-finished", help="End when every run that names this site is over.")
     ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Train on this site's images in federated runs; only noised updates leave.
 
@@ -72,7 +72,7 @@ def agent(
         _run_agent(load(context), until_finished=until_finished, log_level=log_level)
 
 
-def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: str) -> None:
+def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: LogLevel) -> None:
     from adpfl.logs import configure_logs
 
     configure_logs(level=log_level, service="adpfl-client", site=config.site)

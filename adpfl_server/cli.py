@@ -7,11 +7,11 @@ Imports stand inside the commands: `--help` answers at once, and TLS is settled 
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from adpfl.commandline import VersionOption, run_command
+from adpfl.commandline import LogLevel, LogLevelOption, VersionOption, run_command
 from adpfl_server.operating.authority_cli import (
     add_authority,
     add_certificates,
@@ -22,9 +22,6 @@ from adpfl_server.operating.authority_cli import (
 from adpfl_server.operating.config_option import DEFAULT_CONFIG, ConfigOption, load, path_of
 from adpfl_server.operating.model_cli import add_models
 from adpfl_server.operating.operator_cli import add_audit_log, add_controls
-
-if TYPE_CHECKING:
-    from adpfl_server.config import ServerConfig
 
 
 class RoleName(Enum):
@@ -53,7 +50,7 @@ def serve(
     *,
     version: VersionOption = False,  # noqa: ARG001 - the option's callback answers and ends
     config: ConfigOption = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Join hospitals into federated runs: hand out models, add up noised updates.
 
@@ -323,13 +320,9 @@ def status(
     print_status(load(config, context), run, as_json=as_json)
 
 
-def _named_config(context: typer.Context) -> "ServerConfig":
-    return load(None, context)
-
-
 add_models(app)
-add_controls(app, _named_config)
-add_audit_log(app, _named_config)
+add_controls(app, load)
+add_audit_log(app, load)
 add_certificates(app, lambda context, config: load(config, context))
 add_requests(app, lambda context, config: load(config, context))
 add_authority(app)

@@ -119,9 +119,9 @@ def audit_log(
 
     Example: adpfl-client operate audit-log consortium.jsonl --identity bob
     """
-    from adpfl_client.operating.operator_desk import keep_audit_log
-
     with _desk(identity) as desk:
+        from adpfl_client.operating.operator_desk import keep_audit_log  # loads grpc: after the TLS policy
+
         head, new = keep_audit_log(desk, file)
     typer.echo(f"{file}: {head.entries} entries, {new} of them new, head {head.chain}")
 

@@ -99,7 +99,7 @@ def verify(database: sqlite3.Connection) -> Head:
         IntegrityError: an entry was changed, added or removed; names the first place where it shows.
     """
     chain, count = EMPTY_CHAIN, 0
-    for row in database.execute("SELECT * FROM audit_log ORDER BY sequence"):
+    for row in _rows(database):
         count += 1
         what = f"audit log, entry {row['sequence']}"
         if row["sequence"] != count:
@@ -109,6 +109,16 @@ def verify(database: sqlite3.Connection) -> Head:
         if entry.sequence != count or chain != row["chain"]:
             raise IntegrityError(f"{what} does not continue the chain; it or one before it was changed")
     return Head(count, chain)
+
+
+def _rows(database: sqlite3.Connection) -> Iterator[sqlite3.Row]:
+    """The log as it stands, in order; a page that cannot be read is a part that was changed."""
+    try:
+        yield from database.execute("SELECT * FROM audit_log ORDER BY sequence")
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        raise IntegrityError(f"audit log: the database is damaged ({error})") from error
 
 
 def export(database: sqlite3.Connection, path: Path, key: ec.EllipticCurvePrivateKey) -> Head:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adpfl_server.operating.config_option import ConfigOption
+
 if TYPE_CHECKING:
     from adpfl.wire.operations import RunControl
     from adpfl_server.config import ServerConfig
@@ -20,7 +22,7 @@ ReasonOption = Annotated[
 ]
 
 
-def add_controls(app: typer.Typer, load: Callable[[typer.Context], "ServerConfig"]) -> None:
+def add_controls(app: typer.Typer, load: Callable[[Path | None, typer.Context], "ServerConfig"]) -> None:
     """Add `pause`, `resume` and `cancel`.
 
     Args:
@@ -29,37 +31,43 @@ def add_controls(app: typer.Typer, load: Callable[[typer.Context], "ServerConfig
     """
 
     @app.command()
-    def pause(context: typer.Context, run: RunArgument, reason: ReasonOption = "") -> None:
+    def pause(
+        context: typer.Context, run: RunArgument, reason: ReasonOption = "", config: ConfigOption = None
+    ) -> None:
         """Let no further round of a run open; the open one may still close.
 
         Example: adpfl-server pause lesions-1 --reason "scanner replaced at hospital2"
         """
         from adpfl.wire.operations import RunControl
 
-        _control(load(context), run, RunControl.PAUSE, reason)
+        _control(load(config, context), run, RunControl.PAUSE, reason)
 
     @app.command()
-    def resume(context: typer.Context, run: RunArgument, reason: ReasonOption = "") -> None:
+    def resume(
+        context: typer.Context, run: RunArgument, reason: ReasonOption = "", config: ConfigOption = None
+    ) -> None:
         """Let rounds of a paused run open again.
 
         Example: adpfl-server resume lesions-1
         """
         from adpfl.wire.operations import RunControl
 
-        _control(load(context), run, RunControl.RESUME, reason)
+        _control(load(config, context), run, RunControl.RESUME, reason)
 
     @app.command()
-    def cancel(context: typer.Context, run: RunArgument, reason: ReasonOption = "") -> None:
+    def cancel(
+        context: typer.Context, run: RunArgument, reason: ReasonOption = "", config: ConfigOption = None
+    ) -> None:
         """End a run for good; what was not aggregated never will be.
 
         Example: adpfl-server cancel lesions-1 --reason "wrong labels at hospital3"
         """
         from adpfl.wire.operations import RunControl
 
-        _control(load(context), run, RunControl.CANCEL, reason)
+        _control(load(config, context), run, RunControl.CANCEL, reason)
 
 
-def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfig"]) -> None:
+def add_audit_log(app: typer.Typer, load: Callable[[Path | None, typer.Context], "ServerConfig"]) -> None:
     """Add `audit-log show | verify | export`; arguments as for `add_controls`."""
     log_app = typer.Typer(help="The hash-chained record of who was let in and what was done to runs.")
     app.add_typer(log_app, name="audit-log")
@@ -68,6 +76,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
     def show(
         context: typer.Context,
         last: Annotated[int, typer.Option(min=0, help="How many entries; 0 shows all.")] = 50,
+        config: ConfigOption = None,
     ) -> None:
         """Print entries as JSON lines, oldest first.
 
@@ -75,7 +84,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
         """
         from adpfl_server.identity.audit_log import entries, head
 
-        database = _database(load(context))
+        database = _database(load(config, context))
         after = max(head(database).entries - last, 0) if last else 0
         for entry in entries(database, after=after):
             typer.echo(entry.canonical_json().decode("ascii"))
@@ -87,6 +96,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
             list[Path] | None,
             typer.Option("--earlier", metavar="FILE", help="An export that the log must still contain."),
         ] = None,
+        config: ConfigOption = None,
     ) -> None:
         """Recompute the chain; exit 1 where an entry was changed, added or removed.
 
@@ -102,7 +112,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
         from adpfl_server.identity.audit_log import verify as verify_log
         from adpfl_server.identity.pki import load_server_identity
 
-        settings = load(context)
+        settings = load(config, context)
         database = _database(settings)
         found = verify_log(database)
         for path in earlier or ():
@@ -116,6 +126,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
     def export(
         context: typer.Context,
         out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+        config: ConfigOption = None,
     ) -> None:
         """Write the verified log as JSON lines, ended by its head and the server's signature of it.
 
@@ -126,7 +137,7 @@ def add_audit_log(app: typer.Typer, load: Callable[[typer.Context], "ServerConfi
         from adpfl_server.identity.audit_log import export as export_log
         from adpfl_server.identity.pki import load_server_identity
 
-        settings = load(context)
+        settings = load(config, context)
         identity = load_server_identity(settings.state_dir, now=datetime.now(UTC))
         found = export_log(_database(settings), out, identity.key)
         typer.echo(f"wrote {out}: {found.entries} entries, head {found.chain}")

@@ -33,6 +33,7 @@ keep_models: 10
 # metrics_listen: 127.0.0.1:{metrics}
 
 # The runs to serve. A run's plan never changes once it has started; a changed plan needs a new name.
+# For the one below, take away the [] and the first # of each line.
 runs: []
 #  - run: lesions-1                 # its name, in file names and logs
 #    task: skin_lesion              # what is segmented

@@ -132,6 +132,7 @@ def test_a_checkup_names_each_part_and_goes_on_after_a_failure(type_command, con
         ["ok", "configuration"],
         ["ok", "data, skin_lesion"],
         ["ok", "policy"],
+        ["ok", "state folder"],
         ["failed", "identity"],
         ["ok", "ledger"],
         ["failed", "server"],

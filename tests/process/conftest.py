@@ -42,7 +42,9 @@ class Federation:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         (root / "sites").mkdir()
         self.interpreter = (sys.executable, "-m")
-        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        # A shell's environment: what this process has set for its own grpc must not help theirs.
+        shell = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+        self.environment = shell | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def plan(self, **changes: Any) -> dict[str, Any]:
         plan = {

@@ -165,3 +165,27 @@ def test_the_configuration_may_stand_before_or_after_the_subcommand(initialised,
     for arguments in (("--config", "moved.yaml", "enroll", "a"), ("enroll", "a", "--config", "moved.yaml")):
         assert initialised(*arguments).returncode == 0
     assert "server.yaml" in one_line(initialised("enroll", "a"), 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pause",
+        "resume",
+        "cancel",
+        "status",
+        "enroll",
+        "audit-log show",
+        "audit-log verify",
+        "audit-log export",
+    ],
+)
+def test_the_configuration_may_be_named_after_the_subcommand(server, command):
+    assert "--config" in server(*command.split(), "--help").stdout
+
+
+def test_an_unknown_log_level_is_answered_with_the_known_ones(server):
+    found = server("--log-level", "loud")
+    assert found.returncode == 2
+    for level in ("debug", "info", "warning", "error"):
+        assert level in found.stderr

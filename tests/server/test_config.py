@@ -98,11 +98,8 @@ def test_the_starter_is_valid_and_names_the_host(tmp_path, host):
 def test_the_starters_example_run_is_valid(tmp_path):
     path = tmp_path / "fresh.yaml"
     write_starter(path, "fl.example.org")
-    text = path.read_text()
-    head, example = text.split("runs: []\n")
-    lines = [
-        line.removeprefix("#").replace("# initial_model", "#initial_model") for line in example.splitlines()
-    ]
+    head, example = path.read_text().split("runs: []\n")
+    lines = [line.removeprefix("#") for line in example.splitlines()]  # as the README says, and no more
     path.write_text(head + "runs:\n" + "\n".join(lines) + "\n")
     (entry,) = load_server_config(path).runs
     assert entry.run == "lesions-1"

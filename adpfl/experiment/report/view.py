@@ -100,7 +100,9 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
     if final is not None:
         items.append(
             GlanceItem(
-                f"{metric_of(results)}, mean of sites", fixed(final), f"{optional(initial)} before training"
+                f"{metric_of(results)}, {_whose(results)}",
+                fixed(final),
+                f"{optional(initial)} before training",
             )
         )
     items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
@@ -110,6 +112,11 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
         GlanceItem("Privacy", verdict.words, "its figures and their terms stand below", grave=verdict.grave)
     )
     return items
+
+
+def _whose(results: Sequence[SiteResult]) -> str:
+    """Whose score the mean is: a site that reports alone knows its own."""
+    return "mean of sites" if len(results) > 1 else results[0].site
 
 
 def public_rows(server: ServerRunRecord) -> list[PublicRow]:

@@ -5,9 +5,9 @@ from adpfl.experiment.report.record import DataNote, JoinedRun, Overlay, join
 from adpfl.federated.records import CaseScore, EvaluationRecord, PresenceScore, SiteRunRecord
 
 
-def _joined(server_of, site_of, plan, evaluate, png=None):
+def _joined(server_of, site_of, plan, evaluate, png=None, *, names=None):
     sites = []
-    for name in plan.cohort.sites:
+    for name in names or plan.cohort.sites:
         record: SiteRunRecord = site_of(plan, name, overlays=("overlay-case-000.png",) if png else ())
         evaluations = tuple(evaluate(number) for number in range(plan.rounds + 1))
         sites.append(record.model_copy(update={"evaluations": evaluations}))
@@ -73,6 +73,14 @@ def test_a_classifier_is_told_by_its_auroc(plan_of, server_of, site_of):
     assert "AUROC over 27 crops that cover the held-out images, 12 of which show the structure." in page
     for absent in ("HD95", "Dice, final", 'id="patients"', 'id="overlays"'):
         assert absent not in page
+
+
+def test_one_sites_own_report_gives_its_score_its_name(plan_of, server_of, site_of):
+    plan = plan_of("adp-fl").model_copy(update={"task": "skin_lesion_presence"})
+    name = plan.cohort.sites[0]
+    page = render(_joined(server_of, site_of, plan, _tiles, names=[name]))
+    assert f"AUROC, {name}" in page
+    assert "mean of sites" not in page
 
 
 def test_an_auroc_that_cannot_be_is_said(plan_of, server_of, site_of):

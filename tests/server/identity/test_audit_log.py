@@ -1,6 +1,7 @@
 """The audit log: append-only, chained, and compared with what an auditor kept."""
 
 import json
+import sqlite3
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from adpfl_server.storage.database import open_database, transaction
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SITE = Holder("site", "hospital1")
+PAGE_BYTES = 4096
 
 
 @pytest.fixture
@@ -114,3 +116,21 @@ def test_a_log_cut_at_its_end_shows_against_an_earlier_export(filled):
         audit_log.record(filled, NOW, "token_issued", detail="another history")
     with pytest.raises(IntegrityError, match="differs from march"):
         audit_log.require_continues(filled, earlier, source="march")
+
+
+def test_a_page_that_cannot_be_read_is_damage(database, tmp_path):
+    with transaction(database):
+        for number in range(500):
+            audit_log.record(database, NOW, "token_issued", subject=SITE, detail=f"number {number}")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    path = tmp_path / "server.sqlite"
+    whole = path.read_bytes()
+    place = whole.index(b"number 400")
+    page = place - place % PAGE_BYTES
+    path.write_bytes(whole[:page] + b"\xff" * PAGE_BYTES + whole[page + PAGE_BYTES :])
+    damaged = sqlite3.connect(path)
+    damaged.row_factory = sqlite3.Row
+    with pytest.raises(IntegrityError, match="the database is damaged"):
+        audit_log.verify(damaged)
+    damaged.close()
