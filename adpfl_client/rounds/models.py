@@ -20,7 +20,7 @@ from adpfl.config import parse
 from adpfl.errors import ConfigError, DataError, IntegrityError, ModelMismatchError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.kill_points import reach
-from adpfl.wire.chunks import Manifest, PartialPayload
+from adpfl.wire.chunks import Manifest
 from adpfl.wire.safetensors_file import (
     WeightsHeader,
     header_bytes,
@@ -29,6 +29,7 @@ from adpfl.wire.safetensors_file import (
     read_manifest,
 )
 from adpfl_client.durable import PARTIAL_SUFFIX, make_private_folder, put_in_place, remove, storing
+from adpfl_client.rounds.partial_payload import PartialPayload
 
 log = structlog.get_logger()
 INCOMING_FOLDER = "incoming"

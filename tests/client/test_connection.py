@@ -10,7 +10,6 @@ import pytest
 from adpfl.errors import DiskUnwritableError, IdentityError, IntegrityError, ProtocolError
 from adpfl.security.tls import CHANNEL_OPTIONS, channel_credentials
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
-from adpfl.wire.chunks import PartialPayload
 from adpfl.wire.messages import HeartbeatRequest, JoinRequest, NextTaskRequest, SiteActivity, TaskKind
 from adpfl.wire.transfers import CommitUpdateRequest, HaveRequest
 from adpfl_client.connection import (
@@ -21,6 +20,7 @@ from adpfl_client.connection import (
     StopRequestedError,
 )
 from adpfl_client.rounds.models import ModelStore
+from adpfl_client.rounds.partial_payload import PartialPayload
 from adpfl_client.spool import Spool, SpoolKey
 
 JOIN = JoinRequest("hospital1", "1" * 32, "0.1.0", None, {"skin_lesion": 12})
