@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 
 import grpc
 import pytest
@@ -21,6 +20,7 @@ from adpfl_server.operating.overview import open_store, status_lines
 from adpfl_server.rounds import housekeeping
 from adpfl_server.storage.verification import verify_store
 from adpfl_server.store import DATABASE_FILE, Store
+from tests.server.patience import eventually
 
 SITES = ("hospital1", "hospital2", "hospital3")
 
@@ -59,13 +59,6 @@ def flip(consortium, digest):
 
 def state(consortium):
     return consortium.running[-1].daemon.runner.states["demo"]
-
-
-def eventually(holds, what):
-    until = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
 
 
 def kinds(consortium):

@@ -9,13 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl_server.limits.limits_config import LimitsConfig
-
-
-def eventually(holds, seconds=20):
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+from tests.server.patience import eventually
 
 
 def watches(channel, count=1):

@@ -13,6 +13,7 @@ from adpfl.wire import limits, transfers
 from adpfl.wire._generated.adpfl.v1 import federation_pb2 as pb
 from adpfl.wire.messages import SiteActivity, TaskKind
 from adpfl_server.interceptors import HELD_SECONDS
+from tests.server.patience import eventually
 
 SITES = ("hospital1", "hospital2", "hospital3")
 STALL = 1.0
@@ -33,13 +34,6 @@ def callers(consortium):
 
 def under_way(consortium):
     return len(consortium.running[0].daemon._admission._under_way)
-
-
-def wait_until(met, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -114,8 +108,8 @@ def test_a_fetch_that_nobody_reads_is_ended(consortium, callers):
     request = transfers.FetchRequest("demo", digest, have.missing).to_wire()
     with capture_logs() as logs:
         call = caller.stub.Fetch(request, timeout=10)
-        wait_until(lambda: under_way(consortium) == 1)
-        wait_until(lambda: under_way(consortium) == 0)
+        eventually(lambda: under_way(consortium) == 1)
+        eventually(lambda: under_way(consortium) == 0)
     (line,) = [entry for entry in logs if entry["event"] == "call refused"]
     assert (line["call"], line["code"]) == ("Fetch", "DEADLINE_EXCEEDED")
     assert "no answer was read within 1 seconds" in line["reason"]
@@ -131,7 +125,7 @@ def test_one_site_holds_so_many_calls_and_the_others_do_not_notice(consortium, c
     hostile.send(1, base, consortium.update_of({"w": np.zeros(2**22, np.float32)}))  # now it must wait
     poll = pb.NextTaskRequest(run="demo", wait_seconds=3)
     polls = [hostile.stub.NextTask.future(poll, timeout=30) for _ in range(12)]
-    wait_until(lambda: sum(call.done() for call in polls) == 4)
+    eventually(lambda: sum(call.done() for call in polls) == 4)
     refused = [call for call in polls if call.done()]
     assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert all("limits.calls_at_once is 8" in call.details() for call in refused)
@@ -148,7 +142,7 @@ def test_one_site_holds_so_many_transfers(consortium, callers, silence):
     caller.offer(1, base, update)
     header = transfers.PushHeader("demo", 1, update.manifest.digest).to_wire()
     held = [caller.stub.Push.future(silence(header), timeout=30) for _ in range(2)]
-    wait_until(lambda: under_way(consortium) == 2)
+    eventually(lambda: under_way(consortium) == 2)
     asked = time.monotonic()
     with pytest.raises(grpc.RpcError, match=r"limits\.transfers_at_once is 2"):
         caller.push(1, update, ())

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from contextlib import suppress
 
 import grpc
@@ -16,6 +15,7 @@ from adpfl_server.rounds import housekeeping
 from adpfl_server.storage import collection, weights
 from adpfl_server.storage.collection import reading
 from adpfl_server.store import Store
+from tests.server.patience import eventually
 
 SITES = ("hospital1", "hospital2", "hospital3")
 SMALL = 2**16
@@ -52,13 +52,6 @@ def chunks(consortium):
 def written(consortium, digest):
     """Whether a chunk is on the disk, durable or not yet."""
     return any((consortium.state_dir / "blobs").glob(f"*/{digest}*"))
-
-
-def eventually(holds):
-    until = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
