@@ -18,6 +18,9 @@ from adpfl.experiment.report.comparison.targets import (
 from adpfl.experiment.report.comparison.verdict import leaning
 from adpfl.experiment.report.words import TASKS, capital, count, joined, number
 
+NOTHING_FOUND: Final = "No run of an arm has finished: there is nothing to compare yet."
+"""Stands where there is no finding."""
+
 _LEVEL: Final = 0.005
 """A relative difference that is called level: three decimals of a Dice hardly show it."""
 

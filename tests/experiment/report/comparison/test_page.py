@@ -150,6 +150,22 @@ def test_no_epsilon_stands_alone(page):
     assert "FL and ADP-FL have no finite guarantee; DP-FL has no meaningful guarantee" in top
 
 
+def test_an_infinite_epsilon_is_not_called_a_guarantee(page, builder):
+    assert "Only the honest ε is a bound, and an infinite one bounds nothing." in page.text
+    root = builder(rounds=2, seeds=1).arms("adp-fl").write()
+    alone = Page(rendered(root)).text
+    assert "None of them is a guarantee: an infinite honest ε bounds nothing." in alone
+
+
+def test_a_comparison_without_a_finished_arm_says_so_in_page_and_markdown(builder):
+    made = builder(rounds=2, seeds=1).arms("fl")
+    made.unfinished = {"arms-fl-s0"}
+    root = made.write()
+    write_comparison(root)
+    for name in ("report.html", "report.md"):
+        assert "No run of an arm has finished" in (root / name).read_text(encoding="utf-8")
+
+
 def test_the_simulation_is_not_passed_off_as_a_sites_consent(page):
     assert "simulated in one process" in page.text
     assert "Every site that trained here holds one" not in page.text
