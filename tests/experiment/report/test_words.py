@@ -81,6 +81,18 @@ def test_equal_neighbouring_rounds_are_one_line(plan_of, server_of):
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["FL", "DP-FL"], "FL and DP-FL"),
+        (["Rigorous, warm start"], "Rigorous, warm start"),
+        (["FL", "FL, warm start", "Rigorous"], "“FL”, “FL, warm start” and “Rigorous”"),
+    ],
+)
+def test_names_that_hold_a_comma_do_not_fall_apart(names, told):
+    assert words.listed(names) == told
+
+
 def event(second, kind, **more):
     return TimelineEvent(at_unix_seconds=1_800_000_000.0 + second, kind=kind, **more)
 

@@ -17,7 +17,7 @@ from adpfl.experiment.report.privacy_words import Fact
 def report_markdown(contents: Contents) -> str:
     """The whole report."""
     plan = contents.comparison.plan
-    parts = [f"# {title(plan, contents.arms)}", provenance.run_sentence(contents)]
+    parts = [f"# {title(plan, contents.arms, contents.utility)}", provenance.run_sentence(contents)]
     if plan.data.synthetic:
         parts.append(f"**Synthetic images.** {data_words.SYNTHETIC}")
     if missing := provenance.unfinished(contents):

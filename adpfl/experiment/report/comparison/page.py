@@ -78,7 +78,7 @@ def render(contents: Contents) -> str:
 def _frame(contents: Contents) -> dict[str, Any]:
     plan, look = contents.comparison.plan, contents.look
     return {
-        "title": headline.title(plan, contents.arms),
+        "title": headline.title(plan, contents.arms, contents.utility),
         "plan": plan,
         "sentence": provenance.run_sentence(contents),
         "synthetic": data_words.SYNTHETIC if plan.data.synthetic else None,

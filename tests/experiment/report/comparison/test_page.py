@@ -171,6 +171,22 @@ def test_the_simulation_is_not_passed_off_as_a_sites_consent(page):
     assert "Every site that trained here holds one" not in page.text
 
 
+def test_what_an_honest_budget_reached_is_among_the_findings(whole, builder):
+    contents = Contents(load_comparison(whole))
+    for summary in contents.utility_summaries:
+        (told,) = [one for one in contents.findings if one.startswith(f"{summary.label} reached ")]
+        assert f"{summary.figure(contents.leading).center.mean:.3f}" in told
+        assert told.endswith(" FL.")
+    assert any("no gain from privacy" in finding for finding in contents.findings)
+    made = builder(rounds=2, seeds=1).arms("fl", "adp-fl")
+    assert "no gain from privacy" not in Page(rendered(made.write())).text
+
+
+def test_a_comparison_of_budgets_is_not_headed_as_one_of_fl(builder):
+    made = builder(rounds=2, seeds=1).arms("fl").utility()
+    assert "Skin-lesion segmentation at an honest budget" in Page(rendered(made.write())).text
+
+
 def test_cells_without_a_result_are_named_with_their_reason(page):
     assert "2 of 36 are missing" in page.text
     assert "noise-dp-fl-1-s0 failed: failed in round 3: the aggregate is not finite" in page.text
