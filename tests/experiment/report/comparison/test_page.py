@@ -129,6 +129,12 @@ def test_a_real_browser_has_nothing_to_complain_of(browser, whole, width, dark):
     assert visit.content_width <= width
 
 
+def test_on_paper_an_outcome_keeps_its_colour(browser, whole):
+    asked = ("getComputedStyle(document.querySelector('.outcome'), '::before').printColorAdjust",)
+    visit = browser.visit(whole / "report.html", width=680, media="print", asked=asked)
+    assert visit.answers == ["exact"]
+
+
 def test_no_epsilon_stands_alone(page):
     for part in (
         "Honest ε",
@@ -185,6 +191,14 @@ def test_what_an_honest_budget_reached_is_among_the_findings(whole, builder):
 def test_a_comparison_of_budgets_is_not_headed_as_one_of_fl(builder):
     made = builder(rounds=2, seeds=1).arms("fl").utility()
     assert "Skin-lesion segmentation at an honest budget" in Page(rendered(made.write())).text
+
+
+def test_no_table_of_thresholds_is_offered_where_no_arm_clips(builder, page):
+    made = builder(rounds=2, seeds=1).arms("fl").utility()
+    alone = Page(rendered(made.write()))
+    assert "thresholds" in alone.sections
+    assert "The thresholds as a table" not in alone.text
+    assert "The thresholds as a table" in page.text
 
 
 def test_cells_without_a_result_are_named_with_their_reason(page):
