@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from adpfl.experiment.report.words import capital, count, date, duration
+from adpfl.experiment.report.words import capital, count, date
 from adpfl.federated.records import TimelineEvent
 
 SERVER = "*server"
@@ -141,12 +141,6 @@ def disturbances(lines: tuple[Happening, ...]) -> str:
     if not notable:
         return "Nothing went otherwise than planned: no restart, no lost site, no late update."
     return f"Disturbances stand in bold: {count(notable, 'entry', 'entries')} of {len(lines)}."
-
-
-def run_time(events: Iterable[TimelineEvent]) -> str:
-    """From the first event to the last, at reading precision; empty without events."""
-    times = [event.at_unix_seconds for event in events]
-    return duration(max(times) - min(times)) if times else ""
 
 
 def _told(recorder: str, event: TimelineEvent, known: _Kind | None) -> str:
