@@ -19,7 +19,7 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
-from adpfl.privacy.plan import Delta, RigorousPrivacy, UnsafeNonePrivacy
+from adpfl.privacy.plan import Delta, RigorousPrivacy, claims_epsilon
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -255,8 +255,7 @@ def require_records(plan: RunPlan, most_records: int) -> None:
         ConfigError: a patient has more records than the plan says.
     """
     privacy = plan.privacy
-    unbounded = isinstance(privacy, UnsafeNonePrivacy) or privacy.threshold.method == "percentile"
-    if privacy.unit != "record" or unbounded:
+    if privacy.unit != "record" or not claims_epsilon(privacy):
         return
     declared = privacy.records_per_patient if isinstance(privacy, RigorousPrivacy) else None
     if most_records > (declared or 1):
