@@ -17,7 +17,7 @@ from adpfl.config import FrozenModel, Name
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
-from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
+from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee, shown_epsilon
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
 from adpfl.privacy.plan import Delta, RigorousPrivacy, claims_epsilon
 
@@ -103,12 +103,12 @@ class RunCost:
         if self.accepted_unbounded is not None:
             by, reason = self.accepted_unbounded.by, self.accepted_unbounded.reason
             return (f"accepted without a finite guarantee by {by}: {reason}",)
-        line = f"the whole run costs epsilon {self.patient_epsilon:.4g} of a cap of {self.epsilon_cap:g}"
-        line += f" at delta {self.at_policy.delta:g}"
+        line = f"the whole run costs epsilon {shown_epsilon(self.patient_epsilon)} of a cap of "
+        line += f"{self.epsilon_cap:g} at delta {self.at_policy.delta:g}"
         if self.spent_before is None or not self.spent_before.reservations:
             return (f"{line}; nothing was spent before", *self._forecast_lines())
         lines: tuple[str, ...] = (
-            f"{line}; runs so far have spent {self.spent_before.epsilon_of_finite_runs:.4g}",
+            f"{line}; runs so far have spent {shown_epsilon(self.spent_before.epsilon_of_finite_runs)}",
             *self._forecast_lines(),
         )
         if self.spent_before.no_finite_guarantee_since is not None:
@@ -119,7 +119,8 @@ class RunCost:
     def _forecast_lines(self) -> tuple[str, ...]:
         if self.forecast is None:
             return ()
-        after = f"after it, all runs on these patients stand at epsilon {self.forecast.epsilon_after:.4g}"
+        epsilon = shown_epsilon(self.forecast.epsilon_after)
+        after = f"after it, all runs on these patients stand at epsilon {epsilon}"
         if self.forecast.dedicated:
             return (f"{after}; it takes the whole cap: no other run may ever follow on these patients",)
         return (after,)
@@ -356,7 +357,7 @@ def _require_affordable(cost: RunCost) -> None:
         return
     if cost.patient_epsilon > cost.epsilon_cap:
         raise BudgetError(
-            f"run {cost.run} would cost epsilon {cost.patient_epsilon:.4g} at delta "
+            f"run {cost.run} would cost epsilon {shown_epsilon(cost.patient_epsilon)} at delta "
             f"{cost.at_policy.delta:g} in {cost.guarantee.steps} steps; policy.epsilon_cap is "
             f"{cost.epsilon_cap:g}",
             rule="policy.epsilon_cap",
@@ -368,16 +369,12 @@ def _guarantee_lines(guarantee: Guarantee) -> tuple[str, ...]:
         f"{guarantee.mechanism}, unit {guarantee.unit}, {guarantee.neighboring_relation}, "
         f"sampling {guarantee.sampling}"
     )
-    lines = [f"epsilon {_number(guarantee.epsilon)} at delta {guarantee.delta:g} ({conditions})"]
+    lines = [f"epsilon {shown_epsilon(guarantee.epsilon)} at delta {guarantee.delta:g} ({conditions})"]
     if guarantee.epsilon_if_fixed is not None:
-        lines.append(f"epsilon_if_fixed {_number(guarantee.epsilon_if_fixed)}: {IF_FIXED_MEANING}")
+        lines.append(f"epsilon_if_fixed {shown_epsilon(guarantee.epsilon_if_fixed)}: {IF_FIXED_MEANING}")
     if guarantee.nominal_epsilon is not None:
         lines.append(
             f"the plan calls this epsilon = {guarantee.nominal_epsilon:g} with reading {guarantee.reading}; "
             "that names its noise and is no guarantee"
         )
     return tuple(lines)
-
-
-def _number(epsilon: float) -> str:
-    return "infinite" if isinf(epsilon) else f"{epsilon:.4g}"
