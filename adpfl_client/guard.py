@@ -19,6 +19,7 @@ from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee, shown_epsilon
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
+from adpfl.privacy.ledger_rounds import REASKED_ROUNDS
 from adpfl.privacy.plan import Delta, RigorousPrivacy, claims_epsilon
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -76,6 +77,8 @@ class RunCost:
     """At the plan's delta."""
     at_policy: Guarantee
     """The same run at the policy's delta: what counts against the cap."""
+    if_asked_again: Guarantee
+    """At the policy's delta, with the most tasks beyond its rounds that the ledger admits."""
     epsilon_cap: float
     accepted_unbounded: AcceptUnbounded | None
     """The policy's entry, where the run has no finite guarantee and needs one."""
@@ -96,8 +99,7 @@ class RunCost:
     @property
     def patient_epsilon(self) -> float:
         """What the cap is held against: a patient's figure, also where the plan's unit is one record."""
-        figure = self.at_policy.epsilon_per_patient
-        return self.at_policy.epsilon if figure is None else figure
+        return _of_a_patient(self.at_policy)
 
     def _cap_lines(self) -> tuple[str, ...]:
         if self.accepted_unbounded is not None:
@@ -106,15 +108,23 @@ class RunCost:
         line = f"the whole run costs epsilon {shown_epsilon(self.patient_epsilon)} of a cap of "
         line += f"{self.epsilon_cap:g} at delta {self.at_policy.delta:g}"
         if self.spent_before is None or not self.spent_before.reservations:
-            return (f"{line}; nothing was spent before", *self._forecast_lines())
+            return (f"{line}; nothing was spent before", *self._forecast_lines(), self._asked_again_line())
         lines: tuple[str, ...] = (
             f"{line}; runs so far have spent {shown_epsilon(self.spent_before.epsilon_of_finite_runs)}",
             *self._forecast_lines(),
+            self._asked_again_line(),
         )
         if self.spent_before.no_finite_guarantee_since is not None:
             since = datetime.fromtimestamp(self.spent_before.no_finite_guarantee_since, tz=UTC)
             lines += (f"the data set has had no finite guarantee since {since:%Y-%m-%d %H:%M} UTC",)
         return lines
+
+    def _asked_again_line(self) -> str:
+        epsilon = shown_epsilon(min(_of_a_patient(self.if_asked_again), self.epsilon_cap))
+        return (
+            f"a server that lost its memory, or lies, may have up to {REASKED_ROUNDS} rounds more, each "
+            f"charged: epsilon {epsilon} at most, never above the cap"
+        )
 
     def _forecast_lines(self) -> tuple[str, ...]:
         if self.forecast is None:
@@ -207,9 +217,9 @@ def price(
     require_participants(plan, policy, training_patients - excluded)
     steps = plan.rounds * plan.local.steps
 
-    def guarantee_at(delta: float | None) -> Guarantee:
+    def guarantee_at(delta: float | None, *, more_steps: int = 0) -> Guarantee:
         return accounting.guarantee(
-            plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps, delta=delta
+            plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps + more_steps, delta=delta
         )
 
     at_policy = guarantee_at(policy.delta)
@@ -221,6 +231,7 @@ def price(
         data_set_id=policy.data_set_id,
         guarantee=guarantee_at(None),
         at_policy=at_policy,
+        if_asked_again=guarantee_at(policy.delta, more_steps=REASKED_ROUNDS * plan.local.steps),
         epsilon_cap=policy.epsilon_cap,
         accepted_unbounded=accepted if isinf(at_policy.epsilon) else None,
         spent_before=spent,
@@ -362,6 +373,10 @@ def _require_affordable(cost: RunCost) -> None:
             f"{cost.epsilon_cap:g}",
             rule="policy.epsilon_cap",
         )
+
+
+def _of_a_patient(figure: Guarantee) -> float:
+    return figure.epsilon if figure.epsilon_per_patient is None else figure.epsilon_per_patient
 
 
 def _guarantee_lines(guarantee: Guarantee) -> tuple[str, ...]:
