@@ -133,7 +133,8 @@ class _GradientSource:
         self._chunk_units = units_within(
             memory_bytes // 2,
             model=model,
-            records_per_unit=units.records_per_unit,
+            # The plan's, not that of the patient with most images: no way of working may follow the data.
+            records_per_unit=plan.local.records_per_unit if self._apart else units.records_per_unit,
             in_channels=task.in_channels,
             image_size=plan.image_size,
         )

@@ -15,7 +15,7 @@ from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import build_network, model_layout
 from adpfl.learning.local_update import DivergedError, LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import dimension, weights_of
-from adpfl.learning.per_sample import microbatch_gradients
+from adpfl.learning.per_sample import microbatch_gradients, units_within
 from adpfl.learning.units import TrainingUnits
 from adpfl.privacy.engine import PrivacyEngine, ReleasedStep
 from adpfl.tasks.task import Task
@@ -360,3 +360,32 @@ def test_who_is_absent_changes_no_bit_of_the_others(
     for absent in ((0,), (4,), (0, 1, 3, 4)):
         for unit, gradient in brought(*absent).items():
             assert torch.equal(gradient, everyone[unit]), (unit, absent)
+
+
+def test_how_many_images_one_patient_has_changes_no_bit_of_the_others(
+    blob_task: Any, case_of: CaseOf, plan_of: PlanOf
+) -> None:
+    """Neither by how much memory a unit is thought to need, which decides the way that is taken."""
+    blob_task.spatial_dims = 3
+    local = {"steps": 1, "learning_rate": 0.1, "records_per_unit": 2}
+    plan = plan_of(privacy=FIXED, local=local, image_size=[16, 16, 16])
+    model = build_network(plan, blob_task)
+
+    def brought(memory_bytes: int, *more: Case) -> dict[int, Tensor]:
+        cases = [case_of("case-0", "p0"), case_of("case-1", "p1"), *more]
+        engine = WatchedEngine(
+            plan.privacy,
+            unit_count=2,
+            dimension=dimension(model_layout(plan, blob_task)),
+            key=KeystreamKey.from_bytes(bytes(32)),
+        )
+        train(plan, blob_task, cases, engine=engine, memory_bytes=memory_bytes)
+        return engine.rows
+
+    def fitting(memory_bytes: int, records: int) -> int:
+        keys = {"model": model, "in_channels": 1, "image_size": plan.image_size}
+        return units_within(memory_bytes // 2, records_per_unit=records, **keys)
+
+    between = next(size for size in range(2**20, 2**28, 2**18) if fitting(size, 1) == 2)
+    assert fitting(between, 2) == 1
+    assert torch.equal(brought(between)[1], brought(between, case_of("case-2", "p0"))[1])
