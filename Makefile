@@ -3,6 +3,10 @@
 # TORCH_INDEX picks torch's wheels: empty for what pip finds by itself, or for example
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu      (small, no GPU)
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130    (NVIDIA GPU)
+# The kernels are compiled with what is found here, their CUDA code where nvcc is. Variables for `make install`:
+#   ADPFL_REQUIRE_EXT=1               fail where they cannot be compiled, in place of going on with slower ones
+#   ADPFL_CUDA=1, ADPFL_CUDA=0        fail without nvcc; leave the CUDA code out
+#   TORCH_CUDA_ARCH_LIST="8.0;9.0"    the GPUs to compile for
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -16,6 +20,7 @@ ATHERIS ?= atheris==3.0.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := adpfl adpfl_server adpfl_client tests proto setup.py
+KERNELS := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 PYTEST_WORKERS ?= 2
 FUZZ ?=
 FUZZ_SECONDS ?= 60
@@ -31,13 +36,15 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adpfl needs Python 3.11 or later; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
 # The lock is complete, so pip resolves nothing; torch stands beside it because its wheels differ by machine.
-$(VENV)/.installed: requirements.lock setup.py pyproject.toml | $(BIN)/python
+$(VENV)/.installed: requirements.lock setup.py pyproject.toml $(KERNELS) | $(BIN)/python
 	$(PIP) install --quiet --no-deps --requirement requirements.lock
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/adpfl kernels
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed

@@ -1,8 +1,9 @@
 """Build entry point: metadata lives in pyproject.toml; this file builds the compiled kernels where it can.
 
 torch is no build requirement (that would download gigabytes): its headers are looked for in the environment
-that the package is installed into. Without torch, a C++ compiler or ninja the package is complete but slower,
-and `adpfl kernels` says so. The environment decides:
+that the package is installed into. Without torch, a C++ compiler or ninja the package is complete but slower.
+pip hides what a build says, so the wheel says it: it is then for any platform (`py3-none-any`) and carries
+the reason, which `adpfl kernels` shows. The environment decides:
 
 - `ADPFL_REQUIRE_EXT=1`: an extension that cannot be built is an error.
 - `ADPFL_CUDA=0|1|auto`: leave the CUDA code out; fail without nvcc; or build it where nvcc is (the default).
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT: Final = Path(__file__).resolve().parent
 SOURCES: Final = ROOT / "csrc"
 TORCH_TARGET: Final = "0x020a000000000000"  # torch 2.10: the first with all the stable calls of ops.cpp
 DEFAULT_ARCHITECTURES: Final = "8.0;9.0;10.0+PTX"
+ABSENCE_NOTE: Final = "_native.absent"  # stands where the library would, and says why it does not
 
 # No contraction, no reassociation: every backend gives the same bits.
 CXX_FLAGS: Final = (
@@ -49,7 +52,7 @@ def torch_folder() -> Path:
         folder = Path(sysconfig.get_paths()[scheme]) / "torch"
         if (folder / "include/torch/csrc/stable/library.h").is_file():
             return folder
-    raise CannotBuildError("no torch with its stable headers (2.10 or later) is installed here")
+    raise CannotBuildError("torch 2.10 or later, whose headers it needs, was not installed")
 
 
 def find_tool(variable: str, *names: str) -> str:
@@ -59,7 +62,7 @@ def find_tool(variable: str, *names: str) -> str:
         found = shutil.which(name, path=path) if name else None
         if found:
             return found
-    raise CannotBuildError(f"none of {', '.join(names)} is on the path, and {variable} names none")
+    raise CannotBuildError(f"none of {', '.join(names)} was on the path, and {variable} named none")
 
 
 def find_nvcc() -> str | None:
@@ -131,29 +134,65 @@ def run_ninja(target: Path, folder: Path) -> None:
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
     built = subprocess.run([ninja, "-C", str(folder), *jobs], check=False)  # noqa: S603 - the build's own tool
     if built.returncode:
-        raise CannotBuildError("the compiler failed; its messages stand above")
+        raise CannotBuildError("the compiler failed")
+
+
+def beside(library: str) -> str:
+    """Where a note stands in a library's place."""
+    return str(Path(library).with_name(ABSENCE_NOTE))
 
 
 class NinjaBuild(build_ext):
     """Builds the library that torch loads; it holds no Python code, so one serves every Python."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Run ninja, or say why not."""
+        """Run ninja, or say why not and leave that as a note."""
+        library = Path(self.get_ext_fullpath(ext.name)).resolve()
+        note = Path(beside(str(library)))
         try:
-            run_ninja(Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve())
+            run_ninja(library, Path(self.build_temp).resolve())
         except CannotBuildError as reason:
             if os.environ.get("ADPFL_REQUIRE_EXT") == "1":
                 raise SystemExit(f"ADPFL_REQUIRE_EXT is 1, but {reason}") from reason
             sys.stderr.write(f"adpfl: no compiled kernels, the slower PyTorch ones will serve: {reason}\n")
+            library.unlink(missing_ok=True)  # an earlier build's
+            library.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{reason}\n", encoding="utf-8")
+        else:
+            note.unlink(missing_ok=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """Leave beside the sources what was built, library or note, and nothing of an earlier build."""
+        for built, beside_sources in self.get_output_mapping().items():
+            Path(beside_sources).unlink(missing_ok=True)
+            if Path(built).is_file():
+                self.copy_file(built, beside_sources)
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Where a library or note that is built goes when it is built in place."""
+        libraries = super().get_output_mapping()
+        return libraries | {beside(built): beside(place) for built, place in libraries.items()}
 
     def get_outputs(self) -> list[str]:
-        """Only what was really built; an absent library is a complete installation."""
-        return [name for name in super().get_outputs() if Path(name).is_file()]
+        """Only what was really built."""
+        libraries = super().get_outputs()
+        return sorted(name for name in {*libraries, *map(beside, libraries)} if Path(name).is_file())
+
+
+class NamedByContent(bdist_wheel):
+    """Names the wheel by what is in it: for this platform with the library, for any without."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """The name's tags; asked for after the build and before WHEEL is written (editable: before both)."""
+        if self.distribution.have_run.get("build_ext"):
+            built = self.get_finalized_command("build_ext").get_outputs()
+            self.root_is_pure = any(Path(name).name == ABSENCE_NOTE for name in built)
+        return super().get_tag()
 
 
 setup(
     # Optional: without it the PyTorch kernels serve.
     ext_modules=[Extension("adpfl.kernels._native", sources=[], py_limited_api=True, optional=True)],
-    cmdclass={"build_ext": NinjaBuild},
+    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": NamedByContent},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -17,9 +17,10 @@ from adpfl.config import FrozenModel, Name
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy import accounting
-from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
+from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee, shown_epsilon
 from adpfl.privacy.ledger import AcceptUnbounded, Forecast, LedgerPolicy, Spent
-from adpfl.privacy.plan import Delta, RigorousPrivacy, UnsafeNonePrivacy
+from adpfl.privacy.ledger_rounds import REASKED_ROUNDS
+from adpfl.privacy.plan import Delta, RigorousPrivacy, claims_epsilon
 
 PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -76,6 +77,8 @@ class RunCost:
     """At the plan's delta."""
     at_policy: Guarantee
     """The same run at the policy's delta: what counts against the cap."""
+    if_asked_again: Guarantee
+    """At the policy's delta, with the most tasks beyond its rounds that the ledger admits."""
     epsilon_cap: float
     accepted_unbounded: AcceptUnbounded | None
     """The policy's entry, where the run has no finite guarantee and needs one."""
@@ -96,30 +99,38 @@ class RunCost:
     @property
     def patient_epsilon(self) -> float:
         """What the cap is held against: a patient's figure, also where the plan's unit is one record."""
-        figure = self.at_policy.epsilon_per_patient
-        return self.at_policy.epsilon if figure is None else figure
+        return _of_a_patient(self.at_policy)
 
     def _cap_lines(self) -> tuple[str, ...]:
         if self.accepted_unbounded is not None:
             by, reason = self.accepted_unbounded.by, self.accepted_unbounded.reason
             return (f"accepted without a finite guarantee by {by}: {reason}",)
-        line = f"the whole run costs epsilon {self.patient_epsilon:.4g} of a cap of {self.epsilon_cap:g}"
-        line += f" at delta {self.at_policy.delta:g}"
+        line = f"the whole run costs epsilon {shown_epsilon(self.patient_epsilon)} of a cap of "
+        line += f"{self.epsilon_cap:g} at delta {self.at_policy.delta:g}"
         if self.spent_before is None or not self.spent_before.reservations:
-            return (f"{line}; nothing was spent before", *self._forecast_lines())
+            return (f"{line}; nothing was spent before", *self._forecast_lines(), self._asked_again_line())
         lines: tuple[str, ...] = (
-            f"{line}; runs so far have spent {self.spent_before.epsilon_of_finite_runs:.4g}",
+            f"{line}; runs so far have spent {shown_epsilon(self.spent_before.epsilon_of_finite_runs)}",
             *self._forecast_lines(),
+            self._asked_again_line(),
         )
         if self.spent_before.no_finite_guarantee_since is not None:
             since = datetime.fromtimestamp(self.spent_before.no_finite_guarantee_since, tz=UTC)
             lines += (f"the data set has had no finite guarantee since {since:%Y-%m-%d %H:%M} UTC",)
         return lines
 
+    def _asked_again_line(self) -> str:
+        epsilon = shown_epsilon(min(_of_a_patient(self.if_asked_again), self.epsilon_cap))
+        return (
+            f"a server that lost its memory, or lies, may have up to {REASKED_ROUNDS} rounds more, each "
+            f"charged: epsilon {epsilon} at most, never above the cap"
+        )
+
     def _forecast_lines(self) -> tuple[str, ...]:
         if self.forecast is None:
             return ()
-        after = f"after it, all runs on these patients stand at epsilon {self.forecast.epsilon_after:.4g}"
+        epsilon = shown_epsilon(self.forecast.epsilon_after)
+        after = f"after it, all runs on these patients stand at epsilon {epsilon}"
         if self.forecast.dedicated:
             return (f"{after}; it takes the whole cap: no other run may ever follow on these patients",)
         return (after,)
@@ -206,9 +217,9 @@ def price(
     require_participants(plan, policy, training_patients - excluded)
     steps = plan.rounds * plan.local.steps
 
-    def guarantee_at(delta: float | None) -> Guarantee:
+    def guarantee_at(delta: float | None, *, more_steps: int = 0) -> Guarantee:
         return accounting.guarantee(
-            plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps, delta=delta
+            plan.privacy, unit_count=unit_count, dimension=dimension, steps=steps + more_steps, delta=delta
         )
 
     at_policy = guarantee_at(policy.delta)
@@ -220,6 +231,7 @@ def price(
         data_set_id=policy.data_set_id,
         guarantee=guarantee_at(None),
         at_policy=at_policy,
+        if_asked_again=guarantee_at(policy.delta, more_steps=REASKED_ROUNDS * plan.local.steps),
         epsilon_cap=policy.epsilon_cap,
         accepted_unbounded=accepted if isinf(at_policy.epsilon) else None,
         spent_before=spent,
@@ -255,8 +267,7 @@ def require_records(plan: RunPlan, most_records: int) -> None:
         ConfigError: a patient has more records than the plan says.
     """
     privacy = plan.privacy
-    unbounded = isinstance(privacy, UnsafeNonePrivacy) or privacy.threshold.method == "percentile"
-    if privacy.unit != "record" or unbounded:
+    if privacy.unit != "record" or not claims_epsilon(privacy):
         return
     declared = privacy.records_per_patient if isinstance(privacy, RigorousPrivacy) else None
     if most_records > (declared or 1):
@@ -357,11 +368,15 @@ def _require_affordable(cost: RunCost) -> None:
         return
     if cost.patient_epsilon > cost.epsilon_cap:
         raise BudgetError(
-            f"run {cost.run} would cost epsilon {cost.patient_epsilon:.4g} at delta "
+            f"run {cost.run} would cost epsilon {shown_epsilon(cost.patient_epsilon)} at delta "
             f"{cost.at_policy.delta:g} in {cost.guarantee.steps} steps; policy.epsilon_cap is "
             f"{cost.epsilon_cap:g}",
             rule="policy.epsilon_cap",
         )
+
+
+def _of_a_patient(figure: Guarantee) -> float:
+    return figure.epsilon if figure.epsilon_per_patient is None else figure.epsilon_per_patient
 
 
 def _guarantee_lines(guarantee: Guarantee) -> tuple[str, ...]:
@@ -369,16 +384,12 @@ def _guarantee_lines(guarantee: Guarantee) -> tuple[str, ...]:
         f"{guarantee.mechanism}, unit {guarantee.unit}, {guarantee.neighboring_relation}, "
         f"sampling {guarantee.sampling}"
     )
-    lines = [f"epsilon {_number(guarantee.epsilon)} at delta {guarantee.delta:g} ({conditions})"]
+    lines = [f"epsilon {shown_epsilon(guarantee.epsilon)} at delta {guarantee.delta:g} ({conditions})"]
     if guarantee.epsilon_if_fixed is not None:
-        lines.append(f"epsilon_if_fixed {_number(guarantee.epsilon_if_fixed)}: {IF_FIXED_MEANING}")
+        lines.append(f"epsilon_if_fixed {shown_epsilon(guarantee.epsilon_if_fixed)}: {IF_FIXED_MEANING}")
     if guarantee.nominal_epsilon is not None:
         lines.append(
             f"the plan calls this epsilon = {guarantee.nominal_epsilon:g} with reading {guarantee.reading}; "
             "that names its noise and is no guarantee"
         )
     return tuple(lines)
-
-
-def _number(epsilon: float) -> str:
-    return "infinite" if isinf(epsilon) else f"{epsilon:.4g}"

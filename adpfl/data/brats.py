@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
 from adpfl.data.fets import PARTITIONING, read_institutions
 from adpfl.data.geometry import check_geometry
-from adpfl.data.labels import structures_of
 from adpfl.data.msd import is_msd_case, read_msd_image
 from adpfl.data.site_table import place_cases
 from adpfl.data.volume_table import read_volume_table, with_origins
@@ -132,15 +130,6 @@ def read_brain_image(case: Case) -> Volume:
     first = volumes[0]
     array = np.stack([volume.array for volume in volumes])
     return Volume(array, first.spacing_mm, first.affine, first.orientation)
-
-
-def brain_structures(labels: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
-    """Labels (slices, rows, columns) as `labels.BRAIN_STRUCTURES`, first axis, each in {0, 1}.
-
-    Raises:
-        DataError: the convention is unknown, or the mask holds a label that it does not have.
-    """
-    return structures_of(labels, convention)
 
 
 def _channels(case: Case) -> tuple[dict[str, Path], list[str]]:

@@ -20,13 +20,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adpfl.data.case import Case
 from adpfl.data.case_years import common_convention, strangers
 from adpfl.data.geometry import check_geometry, check_orientations
-from adpfl.data.labels import structures_of
 from adpfl.data.volume_table import read_volume_table, told_labels, with_origins
 from adpfl.data.volumes import ORIENTATION, Volume, read_header, read_volume
 from adpfl.errors import DataError
@@ -82,17 +78,6 @@ def read_kits(folder: Path, *, with_masks: bool = True) -> tuple[list[Case], lis
 def mask_name(convention: str) -> str:
     """The file of the mask in a case's folder."""
     return MASK_2021 if convention == "kits21" else MASK
-
-
-def kidney_structures(labels: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
-    """Labels (slices, rows, columns) as `labels.KIDNEY_STRUCTURES`, first axis, each in {0, 1}.
-
-    In masks of 2019 masses and tumour are the same: cysts were drawn as kidney.
-
-    Raises:
-        DataError: the convention is unknown, or the mask holds a label that it does not have.
-    """
-    return structures_of(labels, convention)
 
 
 def read_kidney_image(case: Case) -> Volume:

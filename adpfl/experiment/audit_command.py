@@ -97,6 +97,8 @@ def audit_table(report: "AuditReport") -> "Group":
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    from adpfl.privacy.guarantee import shown_epsilon  # noqa: PLC0415
+
     gates = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     gates.add_column("gate and canaries", no_wrap=True)
     for heading in ("shown", "promised", "sees"):
@@ -125,8 +127,8 @@ def audit_table(report: "AuditReport") -> "Group":
         )
     promise = report.guarantee
     terms = Text(
-        f"promise: epsilon {promise.epsilon:.4g} at delta {promise.delta:g} for {promise.steps} steps of "
-        f"{promise.mechanism}, noise multiplier {report.noise_multiplier:.4g}; unit {promise.unit}, "
+        f"promise: epsilon {shown_epsilon(promise.epsilon)} at delta {promise.delta:g} for {promise.steps} "
+        f"steps of {promise.mechanism}, noise multiplier {report.noise_multiplier:.4g}; unit {promise.unit}, "
         f"{promise.neighboring_relation} neighbours, sampling {promise.sampling}\n"
         f"a correct engine fails this audit with probability {report.false_alarm_probability:g} at most",
         style="dim",

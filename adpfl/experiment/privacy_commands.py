@@ -1,5 +1,6 @@
 """What `adpfl epsilon` and `adpfl calibrate` answer, without the command line around it."""
 
+import math
 from typing import Any, Final
 
 from adpfl.config import parse
@@ -7,7 +8,7 @@ from adpfl.errors import ConfigError
 from adpfl.experiment.report.caveat_words import in_words
 from adpfl.privacy.calibration import calibrate
 from adpfl.privacy.certificate import Certificate, SamplingMode, certify_configuration
-from adpfl.privacy.guarantee import IF_FIXED_MEANING
+from adpfl.privacy.guarantee import IF_FIXED_MEANING, shown_epsilon
 from adpfl.privacy.plan import (
     AnyThreshold,
     ExponentialThreshold,
@@ -178,9 +179,14 @@ def answer_rows(certificate: Certificate) -> tuple[tuple[str, str], ...]:
     multiplier = f"{certificate.noise_multiplier:.6g}"
     if of_gradient != certificate.noise_multiplier:
         multiplier += f" ({of_gradient:.6g} on the gradient, beside the noisy bit)"
-    rows = [("epsilon", f"{certificate.epsilon:.6g}"), ("delta", f"{certificate.delta:g}")]
+    rows = [("epsilon", _shown(certificate.epsilon)), ("delta", f"{certificate.delta:g}")]
     if certificate.epsilon_if_fixed is not None:
-        rows.append(("epsilon_if_fixed", f"{certificate.epsilon_if_fixed:.6g}: {IF_FIXED_MEANING}"))
+        rows.append(
+            (
+                "epsilon_if_fixed",
+                f"{_shown(certificate.epsilon_if_fixed)}: {IF_FIXED_MEANING}",
+            )
+        )
     rows += [
         ("accountant", certificate.accountant),
         ("mechanism", certificate.mechanism),
@@ -194,3 +200,7 @@ def answer_rows(certificate: Certificate) -> tuple[tuple[str, str], ...]:
         *(("note", in_words(caveat)) for caveat in certificate.caveats),
     ]
     return tuple(rows)
+
+
+def _shown(epsilon: float) -> str:
+    return "inf" if math.isinf(epsilon) else shown_epsilon(epsilon, digits=6)

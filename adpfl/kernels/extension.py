@@ -18,9 +18,12 @@ INTERFACE_VERSION: Final = 1
 """Must equal kInterfaceVersion in csrc/dp_release.h: the operators' arguments and the tables' layout."""
 
 MEND: Final = (
-    "install torch 2.10 or later and a C++ compiler, then `pip install --no-deps --force-reinstall .`"
+    "install torch 2.10 or later and a C++ compiler, then "
+    "`ADPFL_REQUIRE_EXT=1 pip install --no-deps --force-reinstall .` in adpfl's source"
 )
 
+_ABSENCE_NOTE: Final = "_native.absent"
+"""Left by setup.py where it could not build the library: why."""
 _FOLDER: Final = Path(__file__).resolve().parent
 _log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def load() -> Extension:
     """Load the library that stands beside this module, once a process."""
     found = sorted(_FOLDER.glob("_native*.so"))
     if not found:
-        return _fallback("no compiled library is installed")
+        return _fallback(_why_absent())
     path = found[0]
     load_library: Callable[[Path], None] = torch.ops.load_library
     try:
@@ -65,6 +68,14 @@ def load() -> Extension:
     except (OSError, AttributeError) as error:
         return _fallback(f"{path.name} does not load with torch {torch.__version__}: {error}")
     return Extension(path, simd=_text(library, "adpfl_simd"), cuda=_text(library, "adpfl_cuda_architectures"))
+
+
+def _why_absent() -> str:
+    try:
+        reason = (_FOLDER / _ABSENCE_NOTE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return "no compiled library is installed"
+    return f"adpfl was built without compiled kernels, as {reason}"
 
 
 def _fallback(reason: str) -> Extension:

@@ -25,6 +25,7 @@ from adpfl.learning.units import TrainingUnits
 from adpfl.learning.views import MeanOverViews
 from adpfl.privacy.clipping import GradientChunks
 from adpfl.privacy.engine import PrivacyEngine, ReleasedStep
+from adpfl.privacy.plan import claims_epsilon
 from adpfl.tasks.task import Task
 
 MEMORY_BYTES = 1024 * 2**20
@@ -126,12 +127,14 @@ class _GradientSource:
         self._units = units
         self._loss = task.loss
         self._views = plan.local.augmentations_per_record
+        self._apart = claims_epsilon(plan.privacy)
         self._memory_bytes = memory_bytes
         self._dimension = dimension(parameter_layout(model))
         self._chunk_units = units_within(
             memory_bytes // 2,
             model=model,
-            records_per_unit=units.records_per_unit,
+            # The plan's, not that of the patient with most images: no way of working may follow the data.
+            records_per_unit=plan.local.records_per_unit if self._apart else units.records_per_unit,
             in_channels=task.in_channels,
             image_size=plan.image_size,
         )
@@ -158,7 +161,11 @@ class _GradientSource:
     def _of_batch(self, batch: UnitBatch, keep_bytes: int) -> UnitGradients:
         if self._method is None and len(batch) > 0:
             one_by_one = self._chunk_units == 1  # the loop is the faster way to take units one at a time
-            self._method = "microbatch" if one_by_one else choose_method(self._model, self._loss, batch)
+            self._method = (
+                "microbatch"
+                if one_by_one
+                else choose_method(self._model, self._loss, batch, apart=self._apart)
+            )
         return UnitGradients(
             self._model,
             batch,

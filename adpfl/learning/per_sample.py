@@ -3,18 +3,25 @@
 A unit is a patient with up to k records. Its gradient is that of the mean loss over the records present, so
 that clipping it once bounds what the patient contributes, however many images there are.
 
-Two ways give the same gradients: `layers` runs one forward and one backward pass over a whole chunk, in which
-every layer keeps its units apart (`adpfl.learning.unit_layers`), and `microbatch` runs an ordinary backward
-pass for each unit. The loop is the oracle that tests compare with, and the fallback for a network with a
-layer that the other way has no rule for.
+Three ways give the same gradients up to rounding. `layers` runs one forward and one backward pass over a
+whole chunk, in which every layer keeps its units apart (`adpfl.learning.unit_layers`). `microbatch` runs an
+ordinary backward pass for each unit: the oracle that tests compare with, and the fallback for a network with
+a layer that has no rule. `apart` runs `layers` for each unit by itself: for volumes faster than the loop.
+
+**Rounding is not innocent.** Libraries choose their kernels, and cut their work, by the size of a batch. In
+`layers` a unit's last bits therefore follow the units beside it, and whoever chooses the weights can choose
+such as make the last bits the first: then one patient's absence moves the clipped gradients of all others,
+and the sum by several C. Where an epsilon is claimed, each unit is differentiated `apart` or by the loop: its
+gradient is then, to the bit, a function of its own records and of the weights.
 """
 
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +33,7 @@ UnitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (k, S, *size), masks (k, S, *size), present (k,)) of ONE unit -> scalar, the mean over the records
 present; `adpfl.tasks.task.Task.loss` is one."""
 
-Method = Literal["layers", "microbatch"]
+Method = Literal["layers", "apart", "microbatch"]
 
 _FLOAT_BYTES = 4
 _SAVED_AND_TEMPORARY = 3
@@ -53,6 +60,13 @@ class UnitBatch:
 
     def __getitem__(self, units: slice) -> "UnitBatch":
         return UnitBatch(self.images[units], self.masks[units], self.present[units])
+
+    def present_of(self, unit: int) -> "UnitBatch":
+        """One unit without its padding."""
+        present = self.present[unit]
+        return UnitBatch(
+            self.images[unit][present][None], self.masks[unit][present][None], present[present][None]
+        )
 
 
 class UnitGradients:
@@ -91,7 +105,7 @@ class UnitGradients:
         self._batch = batch
         self._loss = loss
         self._chunk_units = chunk_units
-        self._gradients = layer_gradients if method == "layers" else microbatch_gradients
+        self._gradients = _GRADIENTS[method]
         total_bytes = len(batch) * dimension(parameter_layout(model)) * _FLOAT_BYTES
         self._keep = total_bytes <= keep_bytes
         self._kept: list[list[Tensor]] | None = None
@@ -126,6 +140,18 @@ def layer_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> list[
     return list(torch.autograd.grad(total, unit_weights.copies))
 
 
+def apart_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> list[Tensor]:
+    """`layer_gradients` of each unit by itself, over its present records alone.
+
+    To the bit, a row is a function of its unit: of no other, nor of how many records another has.
+
+    Raises:
+        UnsupportedLayerError: a layer has no rule.
+    """
+    rows = [layer_gradients(model, batch.present_of(unit), loss) for unit in range(len(batch))]
+    return [torch.cat(tensors) for tensors in zip(*rows, strict=True)]
+
+
 def _without_lone_volume(batch: UnitBatch) -> UnitBatch:
     """A single 3D record gets an absent one beside it: torch leaves oneDNN for loops that cost far more."""
     if batch.images.ndim < 6 or batch.images.shape[:2] != (1, 1):
@@ -152,20 +178,33 @@ def microbatch_gradients(model: nn.Module, batch: UnitBatch, loss: UnitLoss) -> 
     return [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
 
 
-def choose_method(model: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Method:
-    """`layers` where every layer has a rule, tried on one unit; else `microbatch`, with a warning.
+_GRADIENTS: Final[Mapping[Method, Callable[[nn.Module, UnitBatch, UnitLoss], list[Tensor]]]] = (
+    MappingProxyType(
+        {"layers": layer_gradients, "apart": apart_gradients, "microbatch": microbatch_gradients}
+    )
+)
+
+
+def choose_method(model: nn.Module, loss: UnitLoss, batch: UnitBatch, *, apart: bool = False) -> Method:
+    """The fastest way for a network, tried on one unit.
+
+    `layers` where every layer has a rule; else `microbatch`, with a warning.
 
     Args:
         model: the network to train.
         loss: see `UnitLoss`.
         batch: at least one unit, of the shapes to come; zeros will do.
+        apart: whether no unit may have company, as where an epsilon is claimed: `apart` for volumes whose
+            every layer has a rule, else `microbatch`.
     """
+    if apart and batch.images.ndim == 5:  # the loop is the faster of the two for 2D images
+        return "microbatch"
     try:
         layer_gradients(model, batch[:1], loss)
     except UnsupportedLayerError as reason:
         warnings.warn(f"per-unit gradients fall back to one backward pass a unit: {reason}", stacklevel=2)
         return "microbatch"
-    return "layers"
+    return "apart" if apart else "layers"
 
 
 def units_within(

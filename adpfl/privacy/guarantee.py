@@ -1,6 +1,7 @@
 """A privacy figure that never stands alone: epsilon with everything needed to read it."""
 
 import math
+from decimal import ROUND_CEILING, Context
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -23,6 +24,15 @@ Epsilon = Annotated[
     PlainSerializer(_json_epsilon, when_used="json-unless-none"),
 ]
 """Infinite where no finite guarantee holds; JSON, which has no infinity, holds the text "inf"."""
+
+
+def shown_epsilon(epsilon: float, *, digits: int = 4) -> str:
+    """An epsilon at reading precision, rounded up: what is shown is a bound too. "infinite" where it is."""
+    if math.isinf(epsilon):
+        return "infinite"
+    upwards = Context(prec=digits, rounding=ROUND_CEILING)
+    return f"{float(upwards.create_decimal(repr(float(epsilon)))):.{digits}g}"
+
 
 IF_FIXED_MEANING = (
     "what this noise would give had the thresholds been fixed without looking at the data; "

@@ -1,28 +1,24 @@
 """The ledger's rules: what may be spent, in what order, by which runs. No storage, no clock.
 
-`LedgerBook` is the state that the entries of `adpfl.privacy.ledger_chain` add up to. Its `plan_*` methods
-check one event against the rules and return the entries to append, or refuse with the rule; `apply` is the
-only way it changes. What is reserved stays charged for ever: a crash may waste budget and never reuses it.
-How charges add up against the cap is `adpfl.privacy.ledger_cap`'s.
+`LedgerBook` is the state that the entries of `adpfl.privacy.ledger_chain` add up to, with the rules on what
+may come next. Its `plan_*` methods check one event against them and return the entries to append, or refuse
+with the rule; `apply`, of `adpfl.privacy.ledger_state`, is the only way it changes. What is reserved stays
+charged for ever: a crash may waste budget and never reuses it. How charges add up against the cap is
+`adpfl.privacy.ledger_cap`'s.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from adpfl.errors import BudgetError, PrivacyError, StateError
 from adpfl.privacy import accounting, ledger_cap, ledger_requests, ledger_rounds
 from adpfl.privacy.events import Charge, UnboundedEvent
 from adpfl.privacy.guarantee import Guarantee
-from adpfl.privacy.ledger_chain import Entry
 from adpfl.privacy.ledger_records import (
     AcceptUnbounded,
     Approval,
-    Dedication,
     Exclusion,
     Forecast,
     LedgerPolicy,
@@ -31,6 +27,7 @@ from adpfl.privacy.ledger_records import (
     SpendRequest,
     Spent,
 )
+from adpfl.privacy.ledger_state import SCHEMA, LedgerState
 from adpfl.privacy.run_guarantee import spent_guarantee
 
 __all__ = [
@@ -47,55 +44,23 @@ __all__ = [
     "Spent",
 ]
 
-SCHEMA: Final = 1
-"""Of the entries: a program refuses a ledger that a newer one began."""
 CLOCK_TOLERANCE_MILLIS: Final = 5 * 60 * 1000
 
 NewEntry = tuple[str, dict[str, Any]]
 """Kind and body of an entry that is yet to be numbered, dated and chained."""
 
 
-@dataclass
-class LedgerBook:
-    """What the entries so far add up to."""
-
-    latest_at_millis: int | None = None
-    """The highest time of any entry since a change of the clock was last acknowledged."""
-    cohorts: dict[str, frozenset[str]] = field(default_factory=dict)
-    terms: dict[str, RunTerms] = field(default_factory=dict)
-    dedications: dict[str, Dedication] = field(default_factory=dict)
-    """By plan digest."""
-    accepted_runs: set[tuple[str, str]] = field(default_factory=set)
-    excluded: dict[str, Exclusion] = field(default_factory=dict)
-    """By fingerprint."""
-    approvals: dict[str, Approval] = field(default_factory=dict)
-    """By plan digest."""
-    reservations: dict[str, Reservation] = field(default_factory=dict)
+class LedgerBook(LedgerState):
+    """What the entries so far add up to, and what may be added to them."""
 
     # --- reading ---
-
-    def related(self, data_set_id: str, patients: frozenset[str] = frozenset()) -> list[Reservation]:
-        """Reservations charged together with this data set: the same id, or a patient in common with it.
-
-        An upper bound for each patient: whatever a patient of the set was exposed to is among them.
-        """
-        members = set(patients)
-        for reservation in self.reservations.values():
-            if reservation.data_set_id == data_set_id:
-                members |= self.cohorts[reservation.cohort]
-        return [
-            reservation
-            for reservation in self.reservations.values()
-            if reservation.data_set_id == data_set_id
-            or not members.isdisjoint(self.cohorts[reservation.cohort])
-        ]
 
     def spent(self, data_set_id: str, *, delta: float) -> Spent:
         """What a data set has spent over all runs, at `delta`."""
         related = self.related(data_set_id)
         unbounded = [reservation for reservation in related if reservation.is_unbounded]
         finite = [reservation for reservation in related if not reservation.is_unbounded]
-        dedication = self._dedication_of(finite)
+        dedication = self.dedication_of(finite)
         of_finite = ledger_cap.group_epsilon(
             finite, delta, dedicated=None if dedication is None else dedication.whole
         )
@@ -123,7 +88,7 @@ class LedgerBook:
         if terms is None:
             raise StateError(f"run {run} is not in the ledger; it has spent nothing here")
         reservations = self.of_run(run)
-        dedication = self._dedication_of(reservations)
+        dedication = self.dedication_of(reservations)
         return spent_guarantee(
             terms.privacy_plan(),
             reservations,
@@ -132,10 +97,6 @@ class LedgerBook:
             delta=delta,
             dedicated=None if dedication is None else dedication.whole,
         )
-
-    def of_run(self, run: str) -> list[Reservation]:
-        """A run's reservations, oldest first."""
-        return [reservation for reservation in self.reservations.values() if reservation.run == run]
 
     # --- deciding ---
 
@@ -213,7 +174,7 @@ class LedgerBook:
         if cohort not in self.cohorts:
             entries.append(("cohort", {"cohort": cohort, "fingerprints": sorted(patients)}))
         reservation_id = f"{request.run}.{request.round_number}.{len(self.of_run(request.run)) + 1}"
-        attempts = self._attempts(request.run, request.round_number, ledger_requests.metric_name(request))
+        attempts = self.attempts(request.run, request.round_number, ledger_requests.metric_name(request))
         body = ledger_requests.reservation_body(request, charges) | {
             "id": reservation_id,
             "attempt": len(attempts) + 1,
@@ -234,7 +195,7 @@ class LedgerBook:
         self._require_participants(patients)
         self._require_same_terms(request)
         admission, _ = self._admit(request, policy, patients, self._charges_of(request))
-        held = self._dedication_of(self.related(request.data_set_id, patients)) is not None
+        held = self.dedication_of(self.related(request.data_set_id, patients)) is not None
         return Forecast(admission.epsilon_after, dedicated=admission.dedicates or held)
 
     def plan_exclusion(self, fingerprint: str, *, reason: str, by: str) -> list[NewEntry]:
@@ -255,7 +216,7 @@ class LedgerBook:
         Raises:
             StateError: it is unknown, abandoned, or bound to other bytes.
         """
-        reservation = self._known(reservation_id)
+        reservation = self.known(reservation_id)
         if reservation.status in ("sealed", "committed") and reservation.update_digest == update_digest:
             return []
         if reservation.status != "reserved":
@@ -270,7 +231,7 @@ class LedgerBook:
         Raises:
             StateError: the reservation is unknown, not sealed, or has another receipt.
         """
-        reservation = self._known(reservation_id)
+        reservation = self.known(reservation_id)
         if reservation.receipt_json == receipt_json:
             return []
         if reservation.status != "sealed":
@@ -285,88 +246,14 @@ class LedgerBook:
         Raises:
             StateError: it is unknown or committed.
         """
-        reservation = self._known(reservation_id)
+        reservation = self.known(reservation_id)
         if reservation.status == "abandoned":
             return []
         if reservation.status == "committed":
             raise StateError(f"reservation {reservation_id} is committed; cannot be abandoned")
         return [("abandoned", {"id": reservation_id, "reason": reason})]
 
-    # --- changing ---
-
-    def apply(self, entry: Entry) -> None:
-        """Take one entry into account.
-
-        Raises:
-            StateError: a newer version of the program wrote it.
-        """
-        try:
-            self._apply(entry, entry.document())
-        except (ValidationError, KeyError, TypeError) as error:
-            raise StateError(
-                f"ledger entry {entry.sequence} ({entry.kind}) is of another form than this version knows"
-            ) from error
-
-    def _apply(self, entry: Entry, body: dict[str, Any]) -> None:
-        match entry.kind:
-            case "reserved":
-                self._apply_reserved(body, entry.at_millis)
-            case "sealed":
-                self._update(body["id"], status="sealed", update_digest=body["update_digest"])
-            case "committed":
-                self._update(body["id"], status="committed", receipt_json=body["receipt"])
-            case "abandoned":
-                self._update(body["id"], status="abandoned")
-            case _:
-                self._apply_declaration(entry, body)
-        # A clock that steps back a little, again and again, must not wander: the highest time counts.
-        self.latest_at_millis = max(entry.at_millis, self.latest_at_millis or entry.at_millis)
-
-    def _apply_declaration(self, entry: Entry, body: dict[str, Any]) -> None:
-        match entry.kind:
-            case "opened":
-                if body["schema"] != SCHEMA:
-                    raise StateError(f"ledger schema is {body['schema']}; this program knows {SCHEMA}")
-            case "clock_acknowledged":
-                self.latest_at_millis = None
-            case "run":
-                self.terms[body["run"]] = RunTerms.model_validate(body)
-            case "cohort":
-                self.cohorts[body["cohort"]] = frozenset(body["fingerprints"])
-            case "dedicated":
-                whole = ledger_requests.read_charges(body["whole"])
-                self.dedications[body["plan_digest"]] = Dedication(**(body | {"whole": whole}))
-            case "accepted_unbounded":
-                self.accepted_runs.add((body["run"], body["data_set"]))
-            case "excluded":
-                self.excluded[body["fingerprint"]] = Exclusion(**body, at_millis=entry.at_millis)
-            case "approved":
-                self.approvals[body["plan_digest"]] = Approval(**body, at_millis=entry.at_millis)
-            case _:
-                raise StateError(
-                    f"ledger entry {entry.sequence} is of kind {entry.kind}; this version does not know it"
-                )
-
-    def _apply_reserved(self, body: dict[str, Any], at_millis: int) -> None:
-        read = {"charges": ledger_requests.read_charges(body["charges"]), "orders": tuple(body["orders"])}
-        new = Reservation(**(body | read), reserved_at_millis=at_millis)
-        for old in self._attempts(new.run, new.round_number, new.metric):
-            if old.status == "reserved":
-                self._update(old.id, status="abandoned")
-        self.reservations[new.id] = new
-
-    def _update(self, reservation_id: str, **changes: Any) -> None:
-        self.reservations[reservation_id] = replace(self.reservations[reservation_id], **changes)
-
     # --- the rules one by one ---
-
-    def _known(self, reservation_id: str) -> Reservation:
-        if reservation_id not in self.reservations:
-            raise StateError(f"reservation {reservation_id} is not in the ledger; must be reserved first")
-        return self.reservations[reservation_id]
-
-    def _attempts(self, run: str, round_number: int, metric: str | None) -> list[Reservation]:
-        return [old for old in self.of_run(run) if (old.round_number, old.metric) == (round_number, metric)]
 
     def _require_participants(self, patients: frozenset[str]) -> None:
         if not patients:
@@ -397,7 +284,7 @@ class LedgerBook:
                 )
 
     def _require_unsealed(self, request: SpendRequest) -> None:
-        for reservation in self._attempts(
+        for reservation in self.attempts(
             request.run, request.round_number, ledger_requests.metric_name(request)
         ):
             same = reservation.base_digest == request.base_digest
@@ -441,7 +328,7 @@ class LedgerBook:
         related = self.related(request.data_set_id, patients)
         self._require_rigor(request, policy, related)
         before = [reservation for reservation in related if not reservation.is_unbounded]
-        dedication = self._dedication_of(before)
+        dedication = self.dedication_of(before)
         if dedication is not None and dedication.plan_digest != request.plan_digest:
             raise BudgetError(
                 f"run {request.run}: the whole cap of data set {request.data_set_id} is dedicated to run "
@@ -467,10 +354,6 @@ class LedgerBook:
         if not admission.dedicates:
             return admission, []
         return admission, [("dedicated", ledger_requests.dedication_body(request, whole or ()))]
-
-    def _dedication_of(self, reservations: Iterable[Reservation]) -> Dedication | None:
-        plans = (self.dedications.get(one.plan_digest) for one in reservations if not one.is_unbounded)
-        return next((dedication for dedication in plans if dedication is not None), None)
 
     def _accept_unbounded(
         self, request: SpendRequest, policy: LedgerPolicy, charges: Sequence[Charge]

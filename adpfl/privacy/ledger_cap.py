@@ -27,6 +27,7 @@ import numpy as np
 from adpfl.errors import BudgetError, StateError
 from adpfl.privacy import accounting, renyi
 from adpfl.privacy.events import Charge, Event, UnboundedEvent
+from adpfl.privacy.guarantee import shown_epsilon
 from adpfl.privacy.ledger_records import LedgerPolicy, Reservation
 
 
@@ -167,7 +168,7 @@ def _within(epsilon: float, policy: LedgerPolicy) -> float:
 
 def _refusal(epsilon: float, policy: LedgerPolicy, when: str) -> BudgetError:
     return BudgetError(
-        f"epsilon {epsilon:.4g} at delta {policy.delta:g}{when}; policy.epsilon_cap is "
+        f"epsilon {shown_epsilon(epsilon)} at delta {policy.delta:g}{when}; policy.epsilon_cap is "
         f"{policy.epsilon_cap:g}; nothing was spent",
         rule="policy.epsilon_cap",
     )

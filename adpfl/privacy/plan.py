@@ -228,3 +228,8 @@ class RigorousPrivacy(FrozenModel):
 
 
 PrivacyPlan = Annotated[UnsafeNonePrivacy | PaperPrivacy | RigorousPrivacy, Field(discriminator="mode")]
+
+
+def claims_epsilon(plan: PrivacyPlan) -> bool:
+    """Whether a finite epsilon is claimed of the plan's releases."""
+    return not (isinstance(plan, UnsafeNonePrivacy) or plan.threshold.method == "percentile")

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -280,21 +279,3 @@ def check_chunk(digest: str, data: bytes | memoryview) -> None:
         raise IntegrityError(
             f"chunk {digest[:12]} holds {len(data)} bytes with SHA-256 {found[:12]}; they do not match"
         )
-
-
-def arrays_of_payload(path: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """Map a payload file as named read-only float32 arrays; nothing is copied or checked beyond the size.
-
-    Raises:
-        IntegrityError: the file's size is not the manifest's.
-    """
-    size = path.stat().st_size
-    if size != manifest.payload_bytes:
-        raise IntegrityError(f"{path.name} has {size} bytes; its manifest says {manifest.payload_bytes}")
-    flat = np.memmap(path, dtype=FLOAT32, mode="r")
-    arrays: dict[str, NDArray[np.float32]] = {}
-    start = 0
-    for tensor in manifest.tensors:
-        arrays[tensor.name] = flat[start : start + tensor.elements].reshape(tensor.shape)
-        start += tensor.elements
-    return arrays

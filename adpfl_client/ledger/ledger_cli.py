@@ -56,10 +56,13 @@ def ledger(
     settle_tls()
     from datetime import UTC, datetime
 
+    from adpfl.privacy.guarantee import shown_epsilon
     from adpfl_client.ledger.statement_command import write_statement
 
     made = write_statement(settings, statement, output, now=datetime.now(UTC))
-    typer.echo(f"{output}: run {made.run}, epsilon {made.epsilon:.4g} at delta {made.delta:g}, signed")
+    typer.echo(
+        f"{output}: run {made.run}, epsilon {shown_epsilon(made.epsilon)} at delta {made.delta:g}, signed"
+    )
 
 
 def verify(
@@ -99,11 +102,12 @@ def _verify_statement(statement: Path | None, certificate: Path | None) -> None:
 
         raise ConfigError("--statement FILE and --certificate FILE go together; one of them is missing")
     settle_tls()
+    from adpfl.privacy.guarantee import shown_epsilon
     from adpfl_client.ledger.statement_command import verify_statement
 
     found = verify_statement(statement, certificate)
     typer.echo(
-        f"ok: {found.site} states that run {found.run} has epsilon {found.epsilon:.4g} at delta "
+        f"ok: {found.site} states that run {found.run} has epsilon {shown_epsilon(found.epsilon)} at delta "
         f"{found.delta:g} (unit {found.unit}, {found.neighboring_relation}), dated {found.dated}"
     )
 

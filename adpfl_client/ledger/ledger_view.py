@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
 
-from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
+from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee, shown_epsilon
 from adpfl.privacy.ledger import Approval, Exclusion, Reservation, Spent
 from adpfl.privacy.statement import describe_threshold
 from adpfl_client.config import SiteConfig
@@ -129,9 +129,9 @@ def _released(run: RunView) -> str:
 
 
 def _figure(figure: Guarantee) -> str:
-    lines = [f"{_number(figure.epsilon)} ({figure.delta:g})"]
+    lines = [f"{shown_epsilon(figure.epsilon)} ({figure.delta:g})"]
     if figure.epsilon_if_fixed is not None:
-        lines.append(f"{_number(figure.epsilon_if_fixed)} if fixed *")
+        lines.append(f"{shown_epsilon(figure.epsilon_if_fixed)} if fixed *")
     return "\n".join(lines)
 
 
@@ -145,14 +145,14 @@ def _state(reservations: Sequence[Reservation]) -> str:
 def _summary(view: LedgerView) -> list[str]:
     spent, policy = view.spent, view.policy
     together = (
-        f"All runs together: epsilon {_number(spent.epsilon)} of a cap of {policy.epsilon_cap:g} at delta "
-        f"{spent.delta:g}, in {spent.reservations} reservations. What is reserved stays charged."
+        f"All runs together: epsilon {shown_epsilon(spent.epsilon)} of a cap of {policy.epsilon_cap:g} at "
+        f"delta {spent.delta:g}, in {spent.reservations} reservations. What is reserved stays charged."
     )
     lines = [together]
     if spent.no_finite_guarantee_since is not None:
         lines.append(
             f"No finite guarantee since {_day(round(1000 * spent.no_finite_guarantee_since))}; the runs that "
-            f"have one add up to epsilon {_number(spent.epsilon_of_finite_runs)}."
+            f"have one add up to epsilon {shown_epsilon(spent.epsilon_of_finite_runs)}."
         )
     if spent.dedicated_to is not None:
         lines.append(f"The whole cap is dedicated to run {spent.dedicated_to}: no other run may follow.")
@@ -211,10 +211,6 @@ def _row(reservation: Reservation) -> dict[str, Any]:
         "reserved_at": _time(reservation.reserved_at_millis),
         "update_digest": reservation.update_digest,
     }
-
-
-def _number(epsilon: float) -> str:
-    return "infinite" if math.isinf(epsilon) else f"{epsilon:.4g}"
 
 
 def _json(epsilon: float) -> float | str:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from adpfl.errors import AdpflError, IdentityError, StorageError
+from adpfl.privacy.guarantee import shown_epsilon
 from adpfl.wire._generated.adpfl.v1 import federation_pb2_grpc as rpc
 from adpfl.wire.messages import NextTaskRequest
 from adpfl_client.config import SiteConfig, TaskDataConfig
@@ -104,7 +105,8 @@ def _ledger(config: SiteConfig) -> str:
         if kept is not None:
             require_contained(ledger, kept.unverified(), holder=f"{RECEIPT_NAME} holds")
         spent = ledger.spent(config.policy.data_set_id, delta=config.policy.delta)
-    return f"{entries} entries, unbroken; epsilon spent {spent.epsilon:.4g} of {config.policy.epsilon_cap:g}"
+    sum_spent, cap = shown_epsilon(spent.epsilon), config.policy.epsilon_cap
+    return f"{entries} entries, unbroken; epsilon spent {sum_spent} of {cap:g}"
 
 
 def _server(config: SiteConfig) -> str:

@@ -5,7 +5,6 @@ same update waits for it: a site whose calls are cut off, or that cuts them off,
 """
 
 import asyncio
-from functools import partial
 from typing import Final
 
 from adpfl.federated.update_norm import update_norm
@@ -34,25 +33,30 @@ class UpdateNorms:
         """
         while update.digest not in self._known:
             digest, task = self._under_way.get(site, ("", None))
-            if task is None:
-                task = self._measure(site, update)
-            elif digest != update.digest:
-                await asyncio.wait([task])
-                continue
-            await asyncio.shield(task)
+            if task is None or digest == update.digest:
+                return await asyncio.shield(task or self._begin(site, update))
+            await asyncio.wait([task])
         return self._known[update.digest]
 
-    def _measure(self, site: str, update: Manifest) -> "asyncio.Task[float]":
-        reading = self._runner.in_files(update_norm, update, self._runner.store.blobs.get)
-        task = asyncio.create_task(reading)
+    def _begin(self, site: str, update: Manifest) -> "asyncio.Task[float]":
+        task = asyncio.create_task(self._measure(site, update))
+        task.add_done_callback(_heard)
         self._under_way[site] = (update.digest, task)
-        task.add_done_callback(partial(self._measured, site, update.digest))
         return task
 
-    def _measured(self, site: str, digest: str, task: "asyncio.Task[float]") -> None:
-        del self._under_way[site]
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._known[digest] = task.result()
+    async def _measure(self, site: str, update: Manifest) -> float:
+        """Measure and remember; nothing is under way any more by the time that the task is done."""
+        try:
+            norm = await self._runner.in_files(update_norm, update, self._runner.store.blobs.get)
+        finally:
+            del self._under_way[site]
+        self._known[update.digest] = norm
         if len(self._known) > NORMS_KEPT:
             del self._known[next(iter(self._known))]
+        return norm
+
+
+def _heard(task: "asyncio.Task[float]") -> None:
+    """Take note of a failure that no call waits for any more; asyncio would print it."""
+    if not task.cancelled():
+        task.exception()

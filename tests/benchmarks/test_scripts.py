@@ -72,10 +72,8 @@ def test_federation(tmp_path: Path) -> None:
         "3",
     ]
     kinds = ["--kinds", "synthetic", "adpfl_client", "--folder", str(tmp_path)]
-    bare = interpreter(tmp_path, "exit 1")
-    peers = ["--peers", "flower", "nvflare", "--peer-python", str(bare), "--peer-rounds", "1"]
     written = ["--markdown", str(tables), "--json", str(figures)]
-    assert federation(*sizes, *kinds, *peers, *written).returncode == 0
+    assert federation(*sizes, *kinds, *written).returncode == 0
     found = json.loads(figures.read_text(encoding="utf-8"))
     assert [one["kind"] for one in found["transfers"]] == ["synthetic", "adpfl_client"]
     for one in found["transfers"]:
@@ -83,13 +81,7 @@ def test_federation(tmp_path: Path) -> None:
             min(one[f"{of}{way}"] for way in ("upload", "download") for of in ("", "bare_", "generated_")) > 0
         )
     assert found["empty_rounds"][0]["rounds"] == 3
-    assert [(one["system"], one["payload_bytes"]) for one in found["rounds"]] == [
-        (f"adpfl, {kind}", payload) for kind in ("synthetic", "adpfl_client") for payload in (1024, 2 * 2**20)
-    ]
-    text = tables.read_text(encoding="utf-8")
-    assert text.count("\n| 2 | ") == 3
-    for name in ("Flower", "NVFlare"):
-        assert f"{name} is not installed: pip install -r benchmarks/peers-requirements.txt" in text
+    assert tables.read_text(encoding="utf-8").count("\n| 2 | ") == 3
 
 
 def federation(*options: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -116,31 +108,34 @@ SMALL = ("--agents", "2", "--empty-agents", "2", "--megabytes", "1", "--repeats"
 
 @needs_linux
 @pytest.mark.process
-def test_a_peer_that_fails_is_told_and_takes_no_table_away(tmp_path: Path) -> None:
-    tables = tmp_path / "tables.md"
-    broken = interpreter(tmp_path, "echo 9.9")
-    peers = ["--peers", "flower", "--peer-python", str(broken), "--peer-rounds", "1"]
-    tiny = ["--agents", "--empty-agents", "1", "--empty-rounds", "1", "--folder", str(tmp_path)]
-    done = federation(*tiny, *peers, "--markdown", str(tables))
+def test_peers_that_fail_or_are_absent_are_told_and_take_no_table_away(tmp_path: Path) -> None:
+    """Paths are relative, as `performance.md` writes them; every process works in a folder of its own."""
+    programs, work, tables = tmp_path / "peers" / "bin", tmp_path / "work", tmp_path / "tables.md"
+    programs.mkdir(parents=True)
+    work.mkdir()
+    interpreter(programs, 'case "$*" in *nvflare*) exit 1;; *) echo 9.9;; esac')
+    peers = ["--peers", "flower", "nvflare", "--peer-python", "peers/bin/python", "--peer-rounds", "1"]
+    tiny = [
+        "--agents",
+        "1",
+        "--repeats",
+        "0",
+        "--megabytes",
+        "1",
+        "--empty-agents",
+        "1",
+        "--empty-rounds",
+        "1",
+    ]
+    done = federation(
+        *tiny, *peers, *("--kinds", "synthetic", "--folder", "work", "--markdown", "tables.md"), cwd=tmp_path
+    )
     assert done.returncode == 1
     text = tables.read_text(encoding="utf-8")
     assert "Flower 9.9 failed: " in text
-    assert "flower-superlink" in text
-    assert text.count("\n| adpfl, synthetic | 1 | ") == 1
-
-
-@needs_linux
-@pytest.mark.process
-def test_paths_are_taken_from_where_one_stands(tmp_path: Path) -> None:
-    """As `performance.md` writes them; every process of the benchmark works in a folder of its own."""
-    programs, work = tmp_path / "peers" / "bin", tmp_path / "work"
-    programs.mkdir(parents=True)
-    work.mkdir()
-    interpreter(programs, "echo 9.9")
-    peers = ["--peers", "flower", "--peer-python", "peers/bin/python", "--peer-rounds", "1"]
-    tiny = ["--agents", "--empty-agents", "1", "--empty-rounds", "1", "--folder", "work"]
-    done = federation(*tiny, *peers, cwd=tmp_path)
     assert f"No such file or directory: '{programs}/flower-superlink'" in done.stdout
+    assert "NVFlare is not installed: pip install -r benchmarks/peers-requirements.txt" in text
+    assert text.count("\n| adpfl, synthetic | 1 | ") == 2  # an empty round, and one with a payload
 
 
 @needs_linux

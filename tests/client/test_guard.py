@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from adpfl.errors import BudgetError, ConfigError, PrivacyError
 from adpfl.federated.run_plan import RunPlan
+from adpfl.privacy.guarantee import shown_epsilon
 from adpfl.privacy.ledger import Forecast, Spent
 from adpfl_client.guard import RunCost, SitePolicy, check, check_metrics, check_update, require_records
 
@@ -75,6 +76,11 @@ def test_the_whole_run_is_priced_before_the_site_joins() -> None:
         assert part in text
     assert "epsilon = 1 with reading multiplier; that names its noise and is no guarantee" in text
     assert cost.plan_digest in text
+    again = checked(run_plan(rounds=5), site_policy(epsilon_cap=100.0)).patient_epsilon
+    assert f"up to 3 rounds more, each charged: epsilon {shown_epsilon(again)} at most" in "\n".join(
+        checked(policy=site_policy(epsilon_cap=100.0)).lines()
+    )
+    assert "each charged: epsilon 20 at most, never above the cap" in text
 
 
 def test_the_cap_counts_at_the_policys_delta_not_at_the_plans() -> None:

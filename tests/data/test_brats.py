@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from adpfl.data.brain_layouts import read_brain_folder
-from adpfl.data.brats import brain_channels, brain_structures, present_channels, read_brain_image, read_brats
+from adpfl.data.brats import brain_channels, present_channels, read_brain_image, read_brats
 from adpfl.data.case import Case
+from adpfl.data.labels import structures_of
 from adpfl.data.volumes import read_label_volume, read_volume
 from adpfl.errors import DataError
 
@@ -26,7 +27,7 @@ def test_each_year_is_read(brats_folder: Folder, convention: str) -> None:
     assert volume.array.shape == (4, 8, 7, 6)
     assert volume.array.dtype == np.float32
     assert volume.spacing_mm == (3.0, 2.0, 2.0)
-    structures = brain_structures(read_label_volume(cases[0].mask).array, convention)
+    structures = structures_of(read_label_volume(cases[0].mask).array, convention)
     assert structures.sum((1, 2, 3)).tolist() == [6, 4, 2, 2]
 
 
@@ -143,7 +144,7 @@ def test_a_real_glioma_is_read(real_data: Path) -> None:
     volume, mask = read_brain_image(case), read_label_volume(case.mask)
     assert volume.array.shape == (4, 155, 240, 240)
     assert (case.patient, case.labels, volume.spacing_mm) == ("BraTS-GLI-90000", "brats2023", (1.0, 1.0, 1.0))
-    whole, core, _, _ = brain_structures(mask.array, "brats2023").astype(bool)
+    whole, core, _, _ = structures_of(mask.array, "brats2023").astype(bool)
     assert core.sum() < whole.sum()
     flair = volume.array[3]
     assert np.median(flair[whole]) > np.median(flair[flair > 0])  # a glioma is bright in FLAIR

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from adpfl.data.kidney_layouts import read_kidney_folder
-from adpfl.data.kits import kidney_structures, mask_name, read_kidney_image, read_kits
+from adpfl.data.kits import mask_name, read_kidney_image, read_kits
+from adpfl.data.labels import structures_of
 from adpfl.data.volumes import fixed_affine, read_label_volume
 from adpfl.errors import DataError
 
@@ -26,7 +27,7 @@ def test_each_year_is_read(kits_folder: Folder, year: int, labels: str) -> None:
     assert image.array.shape == (6, 7, 8)
     assert image.spacing_mm == (2.0, 1.5, 1.0)
     assert image.orientation == "IPL"
-    structures = kidney_structures(read_label_volume(cases[1].mask).array, labels)
+    structures = structures_of(read_label_volume(cases[1].mask).array, labels)
     assert structures.sum((1, 2, 3)).tolist() == ([4, 2, 2] if year == 2019 else [6, 4, 2])
 
 
@@ -178,7 +179,7 @@ def test_a_real_ct_is_read(real_data: Path) -> None:
     image, mask = read_kidney_image(case), read_label_volume(case.mask)
     assert image.array.shape == mask.array.shape == (112, 101, 122)
     np.testing.assert_allclose(image.spacing_mm, 3.0)
-    kidneys = kidney_structures(mask.array, "kits23")[0].astype(bool)
+    kidneys = structures_of(mask.array, "kits23")[0].astype(bool)
     assert -30.0 < np.median(image.array[kidneys]) < 250.0  # Hounsfield units of soft tissue, perfused or not
     columns = np.nonzero(kidneys)[2]
     assert columns.min() < 61 < columns.max()  # one on either side of the body

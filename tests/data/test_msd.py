@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adpfl.data.brain_layouts import read_brain_folder
-from adpfl.data.brats import brain_structures, read_brain_image
+from adpfl.data.brats import read_brain_image
+from adpfl.data.labels import structures_of
 from adpfl.data.msd import read_msd
 from adpfl.data.volumes import read_label_volume, read_volume
 from adpfl.errors import DataError
@@ -23,7 +24,7 @@ def test_the_tables_cases_are_read(msd_folder: Folder) -> None:
     cases = read_brain_folder(msd_folder())
     assert [case.case for case in cases] == ["BRATS_001", "BRATS_002", "BRATS_003"]
     assert {case.labels for case in cases} == {"msd_task01"}
-    structures = brain_structures(read_label_volume(cases[0].mask).array, "msd_task01")
+    structures = structures_of(read_label_volume(cases[0].mask).array, "msd_task01")
     assert structures.sum((1, 2, 3)).tolist() == [6, 4, 2, 2]
 
 

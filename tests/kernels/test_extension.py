@@ -334,6 +334,19 @@ def test_the_fallback_serves_and_says_so_once(same_key, break_it, reason):
     assert noised == str(here.noised_sum.tolist())
 
 
+def test_the_fallback_says_why_nothing_was_built(tmp_path):
+    (tmp_path / "_native.absent").write_text("the compiler failed\n")
+    told = subprocess.run(
+        [sys.executable, "-c", _WITHOUT.format(
+            break_it=f"import pathlib; extension._FOLDER = pathlib.Path({str(tmp_path)!r})"
+        )],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (
+        "adpfl was built without compiled kernels, as the compiler failed; to mend it, install torch" in told
+    )
+
+
 def test_the_backend_says_what_runs():
     said = ops.active_backend()
     assert said == str(operators.EXTENSION)

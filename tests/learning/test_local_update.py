@@ -15,7 +15,7 @@ from adpfl.kernels.keystream import KeystreamKey
 from adpfl.learning.initial_model import build_network, model_layout
 from adpfl.learning.local_update import DivergedError, LocalUpdate, TrainingStoppedError, local_update
 from adpfl.learning.networks import dimension, weights_of
-from adpfl.learning.per_sample import microbatch_gradients
+from adpfl.learning.per_sample import microbatch_gradients, units_within
 from adpfl.learning.units import TrainingUnits
 from adpfl.privacy.engine import PrivacyEngine, ReleasedStep
 from adpfl.tasks.task import Task
@@ -34,6 +34,12 @@ POISSON = {
     "reading": "multiplier_mean",
     "threshold": {"method": "fixed", "clip_norm": 0.5},
     "sampling": {"mode": "poisson", "probability": 0.001},
+}
+FIXED: dict[str, Any] = {
+    "mode": "rigorous",
+    "noise_multiplier": 1.0,
+    "threshold": {"method": "fixed", "clip_norm": 0.5},
+    "sampling": {"mode": "full"},
 }
 
 EXPONENTIAL: dict[str, Any] = {
@@ -310,3 +316,76 @@ def test_the_base_is_left_as_it_was(blob_task: Task, cases: list[Case], plan_of:
     before = flat(base).clone()
     train(plan, blob_task, cases, base=base)
     assert torch.equal(flat(base), before)
+
+
+class WatchedEngine(PrivacyEngine):
+    """Remembers what each sampled unit brings to the one step."""
+
+    rows: dict[int, Tensor]
+
+    def release(self, step: int, gradients: Any) -> ReleasedStep:
+        sampled = self.sample(step).tolist()
+        flat_chunks = [torch.cat([t.flatten(1) for t in chunk], dim=1) for chunk in gradients]
+        self.rows = dict(zip(sampled, torch.cat(flat_chunks), strict=True))
+        return super().release(step, gradients)
+
+
+@pytest.mark.parametrize("volumes", [False, True])
+@pytest.mark.parametrize("views", [1, 2])
+def test_who_is_absent_changes_no_bit_of_the_others(
+    blob_task: Any, cases: list[Case], plan_of: PlanOf, volumes: bool, views: int
+) -> None:
+    """The clip bounds what a unit adds; nothing bounds what it does to others, so it may do nothing."""
+    size: dict[str, Any] = {}
+    if volumes:
+        blob_task.spatial_dims = 3
+        size = {"image_size": [16, 16, 16]}
+    local = {"steps": 1, "learning_rate": 0.1, "augmentations_per_record": views}
+    plan = plan_of(privacy=FIXED, local=local, **size)
+    units = TrainingUnits(cases, task=blob_task, plan=plan)
+
+    def brought(*excluded: int) -> dict[int, Tensor]:
+        engine = WatchedEngine(
+            plan.privacy,
+            unit_count=5,
+            dimension=dimension(model_layout(plan, blob_task)),
+            key=KeystreamKey.from_bytes(bytes(32)),
+            excluded=excluded,
+        )
+        train(plan, blob_task, cases, engine=engine)
+        assert len(engine.rows) == len(units) - len(excluded)
+        return engine.rows
+
+    everyone = brought()
+    for absent in ((0,), (4,), (0, 1, 3, 4)):
+        for unit, gradient in brought(*absent).items():
+            assert torch.equal(gradient, everyone[unit]), (unit, absent)
+
+
+def test_how_many_images_one_patient_has_changes_no_bit_of_the_others(
+    blob_task: Any, case_of: CaseOf, plan_of: PlanOf
+) -> None:
+    """Neither by how much memory a unit is thought to need, which decides the way that is taken."""
+    blob_task.spatial_dims = 3
+    local = {"steps": 1, "learning_rate": 0.1, "records_per_unit": 2}
+    plan = plan_of(privacy=FIXED, local=local, image_size=[16, 16, 16])
+    model = build_network(plan, blob_task)
+
+    def brought(memory_bytes: int, *more: Case) -> dict[int, Tensor]:
+        cases = [case_of("case-0", "p0"), case_of("case-1", "p1"), *more]
+        engine = WatchedEngine(
+            plan.privacy,
+            unit_count=2,
+            dimension=dimension(model_layout(plan, blob_task)),
+            key=KeystreamKey.from_bytes(bytes(32)),
+        )
+        train(plan, blob_task, cases, engine=engine, memory_bytes=memory_bytes)
+        return engine.rows
+
+    def fitting(memory_bytes: int, records: int) -> int:
+        keys = {"model": model, "in_channels": 1, "image_size": plan.image_size}
+        return units_within(memory_bytes // 2, records_per_unit=records, **keys)
+
+    between = next(size for size in range(2**20, 2**28, 2**18) if fitting(size, 1) == 2)
+    assert fitting(between, 2) == 1
+    assert torch.equal(brought(between)[1], brought(between, case_of("case-2", "p0"))[1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adpfl.learning.per_sample import (
     UnitBatch,
     UnitGradients,
+    apart_gradients,
     choose_method,
     layer_gradients,
     microbatch_gradients,
@@ -99,8 +100,46 @@ def test_chunk_size_changes_nothing_but_the_chunks(
     assert_close(flat(chunks), flat([layer_gradients(model, batch, dice_cross_entropy)]), ROUNDING_64)
 
 
+@pytest.mark.parametrize("records", [1, 2])
+@pytest.mark.parametrize("spatial_dims", DIMENSIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("gradients", [apart_gradients, microbatch_gradients])
+def test_to_the_bit_no_company_changes_a_unit(
+    model_of: ModelOf,
+    batch_of: BatchOf,
+    gradients: Callable[..., list[Tensor]],
+    architecture: str,
+    spatial_dims: int,
+    records: int,
+) -> None:
+    """Neither how many units there are, nor the place among them, nor how many images others have."""
+    model = model_of(architecture, spatial_dims)
+    batch = batch_of(4, records, spatial_dims)
+    together = flat([gradients(model, batch, dice_cross_entropy)])
+    for start, stop in ((0, 1), (3, 4), (1, 3), (1, 4)):
+        assert torch.equal(
+            flat([gradients(model, batch[start:stop], dice_cross_entropy)]), together[start:stop]
+        )
+    one_more = UnitBatch(
+        *(
+            torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)
+            for part in (batch.images, batch.masks, batch.present)
+        )
+    )
+    assert torch.equal(flat([gradients(model, one_more, dice_cross_entropy)]), together)
+
+
+@pytest.mark.parametrize("spatial_dims", DIMENSIONS)
+def test_units_apart_have_the_gradients_of_the_loop(
+    model_of: ModelOf, batch_of: BatchOf, spatial_dims: int
+) -> None:
+    model, batch = in_double(model_of("unet", spatial_dims), batch_of(3, 2, spatial_dims))
+    oracle = flat([microbatch_gradients(model, batch, dice_cross_entropy)])
+    assert_close(flat([apart_gradients(model, batch, dice_cross_entropy)]), oracle, ROUNDING_64)
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])
-@pytest.mark.parametrize("method", ["layers", "microbatch"])
+@pytest.mark.parametrize("method", ["layers", "apart", "microbatch"])
 def test_a_second_iteration_gives_the_same_bits(
     model_of: ModelOf, batch_of: BatchOf, method: str, keep_bytes: int
 ) -> None:
@@ -128,7 +167,7 @@ def test_a_broken_first_iteration_keeps_nothing(model_of: ModelOf, batch_of: Bat
     assert len(list(gradients)) == 3
 
 
-@pytest.mark.parametrize("method", ["layers", "microbatch"])
+@pytest.mark.parametrize("method", ["layers", "apart", "microbatch"])
 def test_a_non_finite_unit_touches_no_other(model_of: ModelOf, batch_of: BatchOf, method: str) -> None:
     model, batch = model_of("unet", 2), batch_of(3, 1, 2)
     clean = flat(list(UnitGradients(model, batch, dice_cross_entropy, chunk_units=3, method=method)))

@@ -1,7 +1,27 @@
 import json
 import math
 
-from adpfl.privacy.guarantee import Guarantee
+import pytest
+
+from adpfl.privacy.guarantee import Guarantee, shown_epsilon
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shown"),
+    [
+        (7.99914, "8"),
+        (2.00004, "2.001"),
+        (2.0, "2"),
+        (0.0, "0"),
+        (1.23e-7, "1.23e-07"),
+        (0.000123401, "0.0001235"),
+        (370_012_345.0, "3.701e+08"),
+        (math.inf, "infinite"),
+    ],
+)
+def test_an_epsilon_is_never_shown_smaller_than_it_is(epsilon: float, shown: str) -> None:
+    assert shown_epsilon(epsilon) == shown
+    assert math.isinf(epsilon) or float(shown) >= epsilon
 
 
 def test_an_infinite_figure_survives_json() -> None:

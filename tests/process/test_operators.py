@@ -54,5 +54,5 @@ def test_a_revoked_sites_agent_is_cut_off(enrolled):
     operate(enrolled, "revoke", "hospital1", "--identity", "alice")
     start = time.monotonic()
     assert enrolled.running["hospital1"].wait(60) == 1
-    assert time.monotonic() - start < 15  # its long poll would have waited longer
+    assert time.monotonic() - start < 18  # its long poll would have waited longer
     assert "revoked" in enrolled.command("adpfl_server", "certificates").stdout

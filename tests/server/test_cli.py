@@ -1,9 +1,9 @@
 """The operator's commands, as they are typed."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -71,9 +71,10 @@ COMMANDS = (
     "command", [(), *((name,) for name in COMMANDS)], ids=lambda name: " ".join(name) or "daemon"
 )
 def test_help_is_quick_and_has_an_example(server, command):
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = server(*command, "--help")
-    assert time.monotonic() - started < 2.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 2.0  # seconds of work; a busy machine makes it wait as well
     assert shown.returncode == 0
     assert "Example: adpfl-server" in shown.stdout
 

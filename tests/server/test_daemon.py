@@ -112,7 +112,7 @@ def test_a_clean_stop_answers_the_waiting_polls(consortium):
     started = time.monotonic()
     consortium.running[0].stop()
     assert call.result().kind == TaskKind.WAIT
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20  # it had asked to wait for 30
 
 
 def test_health_is_served_on_the_main_port(consortium):

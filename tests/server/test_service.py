@@ -172,7 +172,7 @@ def test_a_long_poll_answers_when_the_quorum_is_ready(running):
     task, at = answers[0]
     assert task.kind is TaskKind.TRAIN
     assert task.round == 1
-    assert at - joined_at < 5
+    assert at - joined_at < 15  # it had asked to wait for 20
 
 
 def test_a_long_poll_ends_when_its_time_is_over(running):
@@ -180,7 +180,7 @@ def test_a_long_poll_ends_when_its_time_is_over(running):
     caller.join()
     started = time.monotonic()
     assert caller.next_task(1).kind is TaskKind.WAIT
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from adpfl.wire.receipts import CommitOutcome
 from adpfl.wire.transfers import CommitUpdateRequest
 from adpfl_server.identity import audit_log
 from adpfl_server.operating.overview import open_store, status_document, status_lines
+from tests.server.patience import eventually
 
 SITES = ("hospital1", "hospital2", "hospital3")
 BOUND = 10.0
@@ -144,6 +145,7 @@ def test_a_commit_that_is_given_up_again_and_again_is_measured_once(consortium, 
             with pytest.raises(grpc.RpcError) as error:
                 caller.stub.CommitUpdate(request, timeout=0.5)
             assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        eventually(lambda: reads)
         assert len(reads) == 1
     finally:
         free.set()

@@ -56,13 +56,6 @@ class Lattice:
             field = _splines(field, axis, count, step, offset=rng.uniform())
         return field / np.float32(max(float(field.std()), 1e-6))
 
-    def fractal(self, rng: np.random.Generator, scale_mm: float, octaves: int = 3) -> Volume:
-        """Sum of `octaves` smooth noises, each half as wide and half as strong as the one before."""
-        total = self.noise(rng, scale_mm)
-        for octave in range(1, octaves):
-            total += self.noise(rng, scale_mm / 2**octave) * np.float32(0.5**octave)
-        return total
-
     def ellipsoid(self, center: Millimetres, radii: Millimetres, turn: float = 0.0) -> Volume:
         """How deep inside an ellipsoid each voxel lies, in mm; negative outside, a first-order distance.
 

@@ -10,6 +10,7 @@ from adpfl.errors import ConfigError
 from adpfl.experiment.comparison.choices import Choices
 from adpfl.experiment.comparison.folder import ComparisonFolder
 from adpfl.experiment.comparison.plan import ComparisonPlan
+from adpfl.experiment.held_folder import held
 from adpfl.experiment.report.record import read_record
 
 MARKER = ".adpfl-compare"
@@ -26,24 +27,13 @@ def claimed(root: Path) -> Iterator[ComparisonFolder]:
         ConfigError: the folder holds what no comparison made, or another command is using it.
     """
     refuse_strangers(root)
-    existed = root.exists()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / MARKER).open("a", encoding="utf-8") as marker:
-            _hold(marker.fileno(), root)
-            marker.truncate(0)
-            marker.write(_MARKER_TEXT)
-            marker.flush()
-            try:
-                yield ComparisonFolder(root.resolve())
-            except BaseException:
-                if not existed and [path.name for path in root.iterdir()] == [MARKER]:
-                    shutil.rmtree(root)
-                raise
-    except OSError as error:
-        if error.filename is None:
+    with held(root, marker=MARKER, text=_MARKER_TEXT, other="command") as existed:
+        try:
+            yield ComparisonFolder(root.resolve())
+        except BaseException:
+            if not existed and [path.name for path in root.iterdir()] == [MARKER]:
+                shutil.rmtree(root)
             raise
-        raise ConfigError(f"--output is {root}: {error.filename}: {error.strerror or error}") from error
 
 
 def refuse_strangers(root: Path) -> None:
@@ -102,10 +92,3 @@ def working_on(lock: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def _hold(descriptor: int, root: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"--output is {root}; another command is using it") from error

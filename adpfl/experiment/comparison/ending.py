@@ -13,7 +13,7 @@ from adpfl.experiment.comparison.plan import CellPlan
 from adpfl.experiment.comparison.workers import Outcome
 from adpfl.experiment.report.data_words import SYNTHETIC
 from adpfl.experiment.report.record import JoinedRun
-from adpfl.experiment.report.words import number
+from adpfl.experiment.report.words import at_most, number
 from adpfl.privacy.guarantee import IF_FIXED_MEANING, Guarantee
 
 
@@ -106,7 +106,7 @@ def _print_table(comparison: Comparison, console: Console) -> None:
             str(len(cells)),
             f"{statistics.fmean(scores):.3f}" if scores else "undefined",
             f"{min(scores):.3f} to {max(scores):.3f}" if scores else "",
-            number(figure.epsilon),
+            at_most(figure.epsilon),
             "" if figure.epsilon_if_fixed is None else number(figure.epsilon_if_fixed),
             "" if figure.nominal_epsilon is None else f"{figure.nominal_epsilon:g}",
         )

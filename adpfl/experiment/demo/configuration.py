@@ -17,7 +17,6 @@ from adpfl.learning.plan import LocalPlan, NetworkPlan
 from adpfl.privacy.plan import FixedThreshold, Reading, Sampling
 
 TASK = "skin_lesion"
-MOST_SITES = 12
 LEAST_PATIENTS = 3
 """At a hospital: two to train on and one held out."""
 

@@ -1,6 +1,5 @@
 """The demonstration's folder: what lies where, and the promise never to empty anybody else's."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adpfl.errors import ConfigError
+from adpfl.experiment.held_folder import held
 
 MARKER = ".adpfl-demo"
 _MARKER_TEXT = "This folder was made by `adpfl demo`, which empties it before it starts again.\n"
@@ -82,34 +82,18 @@ def claimed(root: Path) -> Iterator[DemoFolder]:
         ConfigError: `root` is not this command's to empty, or another demonstration is using it.
     """
     refuse_strangers(root)
-    existed = root.exists()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / MARKER).open("a", encoding="utf-8") as marker:
-            _hold(marker.fileno(), root)
-            marker.truncate(0)
-            marker.write(_MARKER_TEXT)
-            marker.flush()
-            _empty(root)
-            folder = DemoFolder(root.resolve())
-            for path in (
-                folder.log("x"),
-                folder.bundle("x"),
-                folder.site_config("x"),
-                folder.site_state("x"),
-            ):
-                path.parent.mkdir()
-            (root / ".gitignore").write_text("*\n", encoding="utf-8")
-            try:
-                yield folder
-            except BaseException:
-                if not folder.started:
-                    _vanish(root, keep=existed)
-                raise
-    except OSError as error:
-        if error.filename is None:
+    with held(root, marker=MARKER, text=_MARKER_TEXT, other="demonstration") as existed:
+        _empty(root)
+        folder = DemoFolder(root.resolve())
+        for path in (folder.log("x"), folder.bundle("x"), folder.site_config("x"), folder.site_state("x")):
+            path.parent.mkdir()
+        (root / ".gitignore").write_text("*\n", encoding="utf-8")
+        try:
+            yield folder
+        except BaseException:
+            if not folder.started:
+                _vanish(root, keep=existed)
             raise
-        raise ConfigError(f"--output is {root}: {error.filename}: {error.strerror or error}") from error
 
 
 def refuse_strangers(root: Path) -> None:
@@ -128,13 +112,6 @@ def refuse_strangers(root: Path) -> None:
             f"--output is {root}, which holds files that adpfl demo did not make; "
             "name another folder, or remove it yourself"
         )
-
-
-def _hold(descriptor: int, root: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"--output is {root}; another demonstration is using it") from error
 
 
 def _empty(root: Path) -> None:

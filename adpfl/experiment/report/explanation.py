@@ -27,6 +27,12 @@ _SIMULATED: Final = (
     "stood in its way. At a real site the agent refuses such a run, unless the site's own policy holds an "
     "entry accept_unbounded that names the run, a reason and the person who accepts it."
 )
+_NOT_COVERED: Final = (
+    "Not covered: the people at the site who hold the images; what a site's patients have in common, such as "
+    "the share of a disease; the held-out patients, whose scores and pictures a site's report shows without "
+    "noise; a choice of settings that was made by looking at such scores. Further runs on the same patients "
+    "add to this ε."
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _percentile(privacy: PaperPrivacy, acceptance: str, *, with_figures: bool) -
         "that, so none is claimed."
     )
     figures = (
-        "The middle figure says what the same noise would have given had the thresholds been fixed without "
+        "The second figure says what the same noise would have given had the thresholds been fixed without "
         "looking at the data. It is not a guarantee of this run. The nominal figure is the published "
         f"method's name for its noise: read as {READINGS[privacy.reading]}, it fixes how much noise is added "
         "and says nothing about protection by itself."
@@ -169,12 +175,14 @@ def _finite(epsilon: float, privacy: PaperPrivacy | RigorousPrivacy) -> Explanat
     paragraphs = [meaning]
     if isinstance(privacy, RigorousPrivacy):
         paragraphs.append(
-            "It holds against everyone who could be looking, whatever else they know, and for all models and "
-            "updates of the run together: thresholds, sampling and every repeated round are in it. The price "
+            "It holds against everyone outside the site, the server and the other sites among them, whatever "
+            "else they know, and for all models and updates of the run together: thresholds, sampling and "
+            "every repeated round are in it. The price "
             "is accuracy. Every step carries the noise that buys it, and the fewer patients a site has, the "
             "more that noise weighs against what they teach: hold Dice against that of the same run without "
             "noise."
         )
+    paragraphs.append(_NOT_COVERED)
     return Explanation(
         f"A finite guarantee: ε at most {at_most(epsilon)} at every site", tuple(paragraphs), grave=False
     )

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from adpfl.experiment.report.results import SiteResult
 from adpfl.experiment.report.words import at_most, number
 from adpfl.privacy.guarantee import Guarantee
+
+Finite = Literal["all", "some", "none"]
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,30 @@ class PrivacyColumns:
     Attributes:
         nominal: a nominal epsilon, and so what thresholds fixed in advance would have given.
         target: an epsilon that the noise was calibrated to.
+        finite: how many of the rows have a finite honest epsilon.
     """
 
     nominal: bool
     target: bool
+    finite: Finite
 
     @property
     def caption(self) -> str:
         """What the table says of its figures."""
         if self.nominal:
-            return "Three figures a site, never one alone. Only the first is a guarantee."
+            return f"Three figures a site, never one alone. {self.which_counts}"
+        told = "The honest ε of each site, as its ledger charged it"
         if self.target:
-            return (
-                "What each site guarantees, as its ledger charged it, and what the noise was calibrated to."
-            )
-        return "What each site guarantees, as its ledger charged it."
+            told += ", and what the noise was calibrated to"
+        return f"{told}. {self.which_counts}" if self.finite != "all" else f"{told}."
+
+    @property
+    def which_counts(self) -> str:
+        """Which of several figures is a bound; where it is infinite, that nothing is bounded."""
+        if self.finite == "none":
+            return "None of them is a guarantee: an infinite honest ε bounds nothing."
+        told = "Only the honest ε is a bound"
+        return f"{told}." if self.finite == "all" else f"{told}, and an infinite one bounds nothing."
 
 
 def guarantee_rows(results: Sequence[SiteResult]) -> list[GuaranteeRow]:
@@ -76,7 +88,15 @@ def columns_of(guarantees: Sequence[Guarantee]) -> PrivacyColumns:
     return PrivacyColumns(
         nominal=any(guarantee.nominal_epsilon is not None for guarantee in guarantees),
         target=any(guarantee.target_epsilon is not None for guarantee in guarantees),
+        finite=_finite(guarantees),
     )
+
+
+def _finite(guarantees: Sequence[Guarantee]) -> Finite:
+    found = {math.isfinite(guarantee.epsilon) for guarantee in guarantees}
+    if found == {True}:
+        return "all"
+    return "some" if True in found else "none"
 
 
 def _if_fixed(guarantee: Guarantee) -> str:

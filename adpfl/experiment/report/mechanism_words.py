@@ -49,8 +49,8 @@ def noise_sentence(plan: RunPlan) -> str:
     threshold = threshold_sentence(privacy.threshold)
     if isinstance(privacy, PaperPrivacy):
         return (
-            f"Each step adds Laplace noise of scale {READINGS[privacy.reading]}, with ε = "
-            f"{number(privacy.nominal_epsilon)}; {threshold}."
+            f"Each step adds Laplace noise of scale {READINGS[privacy.reading]}, with the nominal "
+            f"ε = {number(privacy.nominal_epsilon)}; {threshold}."
         )
     return f"{_rigorous_noise(privacy)}; {threshold}."
 
@@ -60,7 +60,7 @@ def threshold_sentence(threshold: AnyThreshold) -> str:
     if isinstance(threshold, FixedThreshold):
         return f"C is {number(threshold.clip_norm)} at every site and step"
     rank = threshold.percentile
-    which = "median" if rank == 50 else f"{number(rank)}% percentile"
+    which = "median" if rank == 50 else f"{_ordinal(rank)} percentile"
     match threshold.method:
         case "percentile":
             return f"C is the {which} of the site's own gradient norms at each step"
@@ -71,6 +71,13 @@ def threshold_sentence(threshold: AnyThreshold) -> str:
         case "exponential":
             often = "step" if threshold.refresh_steps == 1 else f"{threshold.refresh_steps} steps"
             return f"every {often} C is chosen privately, near the {which} of all units' gradient norms"
+
+
+def _ordinal(rank: float) -> str:
+    """A rank as it is spoken: 75th, 1st, 99.5th."""
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    whole = rank.is_integer() and rank % 100 not in {11, 12, 13}
+    return f"{rank:g}{endings.get(int(rank % 10), 'th') if whole else 'th'}"
 
 
 def _rigorous_noise(privacy: RigorousPrivacy) -> str:

@@ -33,13 +33,15 @@ def next_steps(record: JoinedRecord) -> tuple[NextStep, ...]:
         )
     steps.append(
         NextStep(
-            "Train between real hospitals: the operator runs a server and enrols each site, and each site "
-            "writes its own policy before its agent trains anything",
+            "Train between real hospitals: the operator writes the run into server.yaml, enrols each site "
+            "and runs a server, and each site writes its own policy before its agent trains anything",
             (
-                "adpfl-server init",
+                "adpfl-server init --config server.yaml --host fl.example.org",
+                "adpfl-server check-config server.yaml",
+                "adpfl-server enroll hospital1 --config server.yaml",
                 "adpfl-server --config server.yaml",
-                "adpfl-server enroll hospital1",
                 "adpfl-client enroll hospital1.bundle.json --site hospital1",
+                "adpfl-client check --site hospital1",
                 "adpfl-client --site hospital1",
             ),
         )

@@ -11,7 +11,7 @@ from adpfl.experiment.report.caveat_words import in_words
 from adpfl.experiment.report.data_words import unit_words
 from adpfl.experiment.report.mechanism_words import MECHANISMS, READINGS, SAMPLINGS, THRESHOLDS
 from adpfl.experiment.report.record import DataNote
-from adpfl.experiment.report.words import at_most, capital, joined, number
+from adpfl.experiment.report.words import at_most, capital, listed, number
 from adpfl.federated.run_plan import RunPlan
 from adpfl.privacy.guarantee import Guarantee
 from adpfl.privacy.plan import NEIGHBORING_RELATION, PaperPrivacy, RigorousPrivacy, UnsafeNonePrivacy
@@ -68,7 +68,7 @@ def facts(guarantees: Sequence[tuple[str, Guarantee]], data_note: DataNote | Non
             rows.append(Fact(term, *holders))
         else:
             rows.append(
-                Fact(term, "; ".join(f"{joined(names)}: {value}" for value, names in holders.items()))
+                Fact(term, "; ".join(f"{listed(names)}: {value}" for value, names in holders.items()))
             )
     return tuple(rows)
 
@@ -106,7 +106,7 @@ def caveats(guarantees: Sequence[tuple[str, Guarantee]]) -> tuple[str, ...]:
         for caveat in guarantee.caveats:
             stated.setdefault(in_words(caveat), []).append(site)
     return tuple(
-        caveat if len(by) == len(guarantees) else f"{joined(by)}: {caveat}" for caveat, by in stated.items()
+        caveat if len(by) == len(guarantees) else f"{listed(by)}: {caveat}" for caveat, by in stated.items()
     )
 
 

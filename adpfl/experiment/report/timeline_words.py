@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from adpfl.experiment.report.words import capital, count, date, duration
+from adpfl.experiment.report.words import capital, count, date
 from adpfl.federated.records import TimelineEvent
 
 SERVER = "*server"
@@ -43,7 +43,7 @@ class _Kind:
 _BY_THE_SERVER = {
     "run_created": _Kind("the server opened the run"),
     "run_started": _Kind("training began"),
-    "run_finished": _Kind("the run finished"),
+    "run_finished": _Kind("the run finished at the server"),
     "run_failed": _Kind("the run failed", notable=True),
     "server_restarted": _Kind("the server was restarted{round}", notable=True),
     "site_joined": _Kind("{site} joined"),
@@ -70,8 +70,8 @@ _BY_THE_SERVER = {
     "update_foreign": _Kind("{site} sent an update of another model{round}; it was refused", notable=True),
 }
 _BY_A_SITE = {
-    "agent_started": _Kind("the agent of {site} started"),
-    "unbounded_accepted": _Kind("{site} accepted a run without a finite ε"),
+    "agent_started": _Kind("the agent of {site} took the run up"),
+    "unbounded_accepted": _Kind("the policy of {site} accepts this run without a finite ε"),
     "agent_restarted": _Kind("the agent of {site} was restarted{round}", notable=True),
     "server_restarted": _Kind("{site} found that the server had been restarted", notable=True),
     "reconnected": _Kind("{site} reached the server again", notable=True),
@@ -80,7 +80,7 @@ _BY_A_SITE = {
     "update_discarded": _Kind("{site} discarded an unfinished update{round}", notable=True),
     "update_late": _Kind("{site} was told that its update came too late{round}", notable=True),
     "round_obsolete": _Kind("{site} stopped training{round}, which had closed", notable=True),
-    "finished": _Kind("{site} was done"),
+    "finished": _Kind("the agent of {site} was done"),
     "failed": _Kind("{site} gave up", notable=True),
     "refused": _Kind("{site} refused the run", notable=True),
     "left": _Kind("{site} left the run", notable=True),
@@ -141,12 +141,6 @@ def disturbances(lines: tuple[Happening, ...]) -> str:
     if not notable:
         return "Nothing went otherwise than planned: no restart, no lost site, no late update."
     return f"Disturbances stand in bold: {count(notable, 'entry', 'entries')} of {len(lines)}."
-
-
-def run_time(events: Iterable[TimelineEvent]) -> str:
-    """From the first event to the last, at reading precision; empty without events."""
-    times = [event.at_unix_seconds for event in events]
-    return duration(max(times) - min(times)) if times else ""
 
 
 def _told(recorder: str, event: TimelineEvent, known: _Kind | None) -> str:

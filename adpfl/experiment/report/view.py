@@ -108,9 +108,8 @@ def glance(record: JoinedRecord, results: Sequence[SiteResult]) -> list[GlanceIt
     items.append(GlanceItem("Rounds", f"{len(closed)} of {server.plan.rounds}", server.status))
     items.append(_sites_item(server))
     verdict = explanation.verdict(server.plan, record.sites)
-    items.append(
-        GlanceItem("Privacy", verdict.words, "its figures and their terms stand below", grave=verdict.grave)
-    )
+    where = "its figures and their terms stand below" if record.sites else "its terms stand below"
+    items.append(GlanceItem("Privacy", verdict.words, where, grave=verdict.grave))
     return items
 
 

@@ -71,6 +71,12 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names as in speech, in quotation marks where one of several holds a comma and would fall apart."""
+    apart = len(names) > 1 and any("," in name for name in names)
+    return joined([f"“{name}”" for name in names] if apart else names)
+
+
 def number(value: float, digits: int = 3) -> str:
     """A figure at reading precision, without trailing zeros: 0.698, 19, ∞; powers of ten from 10⁵ on."""
     if math.isinf(value):

@@ -37,11 +37,6 @@ def test_a_larger_scale_is_smoother() -> None:
     assert steps[0] > 1.5 * steps[1] > 3.0 * steps[2]
 
 
-def test_fractal_noise_is_rougher_than_its_coarsest_octave() -> None:
-    smooth, rough = (LATTICE.fractal(np.random.default_rng(0), 40.0, octaves) for octaves in (1, 3))
-    assert np.abs(np.diff(rough, axis=1)).mean() > 1.2 * np.abs(np.diff(smooth, axis=1)).mean()
-
-
 def test_depth_in_a_ball_is_the_distance_to_its_surface() -> None:
     ball = LATTICE.ellipsoid((0.0, 0.0, 0.0), (20.0, 20.0, 20.0))
     z, y, x = LATTICE.axes()

@@ -10,6 +10,7 @@ from adpfl.experiment.comparison.ending import overhead, print_ending, worst_gua
 from adpfl.experiment.comparison.folder import load_comparison
 from adpfl.experiment.comparison.simulator import run_cell
 from adpfl.experiment.comparison.workers import Outcome
+from adpfl.experiment.report.words import at_most
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def test_a_terminal_gets_a_table_that_says_what_the_images_are(comparison):
     assert "shows no person" in " ".join(text.split())
     assert "DP-FL" in text
     assert "0.001" in text
+    assert at_most(worst_guarantee(comparison.runs["dp-fl-seed0"]).epsilon) in text, "a bound is rounded up"
 
 
 def test_what_did_not_end_is_named(comparison):

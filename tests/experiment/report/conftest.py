@@ -43,12 +43,14 @@ class Visit:
         requests: every address that was asked for, the page's own first.
         content_width: of the whole document, in CSS pixels.
         broken: pictures that could not be shown.
+        answers: what the page answered to the expressions that it was asked.
     """
 
     messages: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     content_width: int = 0
     broken: int = 0
+    answers: list = field(default_factory=list)
 
 
 class Browser:
@@ -69,8 +71,16 @@ class Browser:
         os.set_blocking(self._from, False)
         self._number, self._buffer, self._events = 0, b"", []
 
-    def visit(self, page: Path, *, width: int, dark: bool = False) -> Visit:
-        """Open a local page and wait until it has loaded."""
+    def visit(
+        self,
+        page: Path,
+        *,
+        width: int,
+        dark: bool = False,
+        media: str = "screen",
+        asked: tuple[str, ...] = (),
+    ) -> Visit:
+        """Open a local page, wait until it has loaded, and evaluate what is asked of it."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -84,7 +94,7 @@ class Browser:
             mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", session, features=[scheme])
+        self.ask("Emulation.setEmulatedMedia", session, media=media, features=[scheme])
         self._events.clear()
         self.ask("Page.navigate", session, url=page.absolute().as_uri())
         self._wait_for("Page.loadEventFired", session)
@@ -92,6 +102,7 @@ class Browser:
         found.content_width = self._value(session, "document.documentElement.scrollWidth")
         broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth)).length"
         found.broken = self._value(session, broken)
+        found.answers = [self._value(session, expression) for expression in asked]
         for event in self._events:
             if event.get("sessionId") == session:
                 _note(found, event["method"], event["params"])
@@ -123,7 +134,7 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
-    def _value(self, session: str, expression: str) -> int:
+    def _value(self, session: str, expression: str):
         return self.ask("Runtime.evaluate", session, expression=expression)["result"]["value"]
 
     def _wait_for(self, method: str, session: str) -> None:

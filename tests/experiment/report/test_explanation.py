@@ -51,6 +51,10 @@ def test_a_rigorous_run_has_a_finite_guarantee_and_its_price(plan_of, site_of):
     assert not box.grave
     assert "one patient's contribution" in text
     assert "The price is accuracy" in text
+    assert "everyone outside the site" in text
+    assert box.paragraphs[-1].startswith("Not covered: the people at the site who hold the images;")
+    assert "held-out patients" in box.paragraphs[-1]
+    assert "Further runs on the same patients add to this ε" in box.paragraphs[-1]
     assert "nominal" not in text
     assert "accept_unbounded" not in text
 

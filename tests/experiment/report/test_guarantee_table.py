@@ -2,7 +2,7 @@
 
 import pytest
 
-from adpfl.experiment.report.guarantee_table import guarantee_rows, privacy_columns
+from adpfl.experiment.report.guarantee_table import columns_of, guarantee_rows, privacy_columns
 from adpfl.experiment.report.results import site_results
 
 
@@ -25,6 +25,26 @@ def test_columns_of_the_arms(results_of, arm, nominal, target):
     columns = privacy_columns(results_of(arm))
     assert (columns.nominal, columns.target) == (nominal, target)
     assert ("Three figures" in columns.caption) is nominal
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        ("fl", "None of them is a guarantee: an infinite honest ε bounds nothing."),
+        ("adp-fl", "None of them is a guarantee: an infinite honest ε bounds nothing."),
+        ("dp-fl", "Only the honest ε is a bound."),
+        ("rigorous", "and what the noise was calibrated to."),
+    ],
+)
+def test_no_caption_calls_an_infinite_epsilon_a_guarantee(results_of, arm, told):
+    assert privacy_columns(results_of(arm)).caption.endswith(told)
+
+
+def test_the_caption_of_unlike_rows_says_which_of_them_bound_nothing(results_of):
+    rows = [result.record.guarantee for arm in ("dp-fl", "adp-fl") for result in results_of(arm)]
+    assert (
+        columns_of(rows).which_counts == "Only the honest ε is a bound, and an infinite one bounds nothing."
+    )
 
 
 def test_a_rigorous_row(results_of):

@@ -27,6 +27,21 @@ def test_a_runs_page_is_quiet_and_alone(browser, page, width, dark):
     assert visit.content_width <= width
 
 
+def test_on_paper_panels_stand_two_abreast_and_names_stay_with_their_pictures(browser, page):
+    asked = (
+        "getComputedStyle(document.querySelector('.panels')).gridTemplateColumns.split(' ').length",
+        "getComputedStyle(document.querySelector('.panel-title')).breakAfter",
+        "getComputedStyle(document.querySelector('.panels > *')).breakInside",
+        "getComputedStyle(document.querySelector('.box')).printColorAdjust",
+    )
+    assert browser.visit(page, width=680, media="print", asked=asked).answers == [
+        2,
+        "avoid",
+        "avoid",
+        "exact",
+    ]
+
+
 def test_the_browser_would_tell_of_an_error_and_of_a_request(browser, tmp_path):
     guilty = tmp_path / "guilty.html"
     guilty.write_text(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from adpfl.experiment.report.mechanism_words import noise_sentence
-from adpfl.privacy.plan import RigorousPrivacy
+from adpfl.experiment.report.mechanism_words import noise_sentence, threshold_sentence
+from adpfl.privacy.plan import PercentileThreshold, RigorousPrivacy
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_every_arm(plan_of, arm, parts):
         ({"method": "fixed", "clip_norm": 0.25}, "C is 0.25 at every site"),
         (
             {"method": "slack", "percentile": 40},
-            "towards the 40% percentile of the gradient norms by noisy slack",
+            "towards the 40th percentile of the gradient norms by noisy slack",
         ),
         (
             {"method": "exponential", "epsilon": 0.1, "refresh_steps": 6},
@@ -57,3 +57,25 @@ def test_a_given_multiplier_and_every_threshold(plan_of, threshold, told):
     assert "Laplace noise of scale at least z·C" in sentence
     assert "with z = 2.5;" in sentence
     assert told in sentence
+
+
+@pytest.mark.parametrize(
+    ("rank", "spoken"),
+    [
+        (1, "1st"),
+        (2, "2nd"),
+        (3, "3rd"),
+        (11, "11th"),
+        (12, "12th"),
+        (75, "75th"),
+        (91, "91st"),
+        (99.5, "99.5th"),
+    ],
+)
+def test_a_percentile_is_an_ordinal(rank, spoken):
+    threshold = PercentileThreshold(method="percentile", percentile=rank)
+    assert threshold_sentence(threshold).startswith(f"C is the {spoken} percentile of the site's own")
+
+
+def test_the_nominal_epsilon_is_called_nominal(plan_of):
+    assert "with the nominal ε = 0.001" in noise_sentence(plan_of("adp-fl"))

@@ -199,6 +199,51 @@ def test_the_servers_own_report_holds_no_score(plan_of, server_of):
     assert "Honest ε" not in page.text
 
 
+HEADING = re.compile(r"<h([23])[^>]*>(.*?)</h[23]>", re.DOTALL)
+
+
+@pytest.mark.parametrize("arm", ["fl", "dp-fl", "adp-fl", "rigorous"])
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+def test_no_heading_stands_without_text(joined, arm, alone, begun):
+    run = joined(arm) if begun else joined(arm, steps=(), evaluations=(), timeline=())
+    if alone:
+        run = JoinedRun(join(run.record.server, ()), ())
+    text = render(run).split("<main>")[1]
+    found = list(HEADING.finditer(text))
+    assert len(found) >= len(SERVER_SECTIONS)
+    for heading, following in zip(found, [*(one.start() for one in found[1:]), len(text)], strict=True):
+        told = re.sub(r"<[^>]+>", " ", text[heading.end() : following]).strip()
+        assert told, heading[2]
+
+
+def test_the_servers_own_report_does_not_announce_figures_that_it_lacks(joined):
+    record = joined("rigorous").record
+    alone = Page(render(JoinedRun(join(record.server, ()), ()))).text
+    assert "kept by the sites its terms stand below" in alone
+    assert "its figures" not in alone
+    assert "its figures and their terms stand below" in Page(render(JoinedRun(record, ()))).text
+
+
+def test_a_run_between_hospitals_is_begun_in_an_order_that_works(joined):
+    page = Page(render(joined(), joined_by_owner=True)).text
+    commands = (
+        "adpfl-server init --config server.yaml --host fl.example.org",
+        "adpfl-server check-config server.yaml",
+        "adpfl-server enroll hospital1 --config server.yaml",
+        "adpfl-server --config server.yaml",
+        "adpfl-client enroll hospital1.bundle.json --site hospital1",
+        "adpfl-client check --site hospital1",
+        "adpfl-client --site hospital1",
+    )
+    places = [page.index(command) for command in commands]
+    assert places == sorted(places)
+
+
+def test_one_run_is_not_passed_off_as_several(joined):
+    assert "It says nothing of the spread between runs" in Page(render(joined())).text
+
+
 def test_text_from_records_is_escaped(joined, plan_of, server_of, png_of):
     run = joined()
     trap = '<script>alert("x")</script>'

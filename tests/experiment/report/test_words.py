@@ -81,6 +81,18 @@ def test_equal_neighbouring_rounds_are_one_line(plan_of, server_of):
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["FL", "DP-FL"], "FL and DP-FL"),
+        (["Rigorous, warm start"], "Rigorous, warm start"),
+        (["FL", "FL, warm start", "Rigorous"], "“FL”, “FL, warm start” and “Rigorous”"),
+    ],
+)
+def test_names_that_hold_a_comma_do_not_fall_apart(names, told):
+    assert words.listed(names) == told
+
+
 def event(second, kind, **more):
     return TimelineEvent(at_unix_seconds=1_800_000_000.0 + second, kind=kind, **more)
 
@@ -103,6 +115,25 @@ def test_the_timeline_is_told_in_order_of_time():
     assert told[1].clock == "08:00:05"
 
 
+def test_what_a_site_records_after_it_joined_is_not_told_as_if_it_came_before():
+    told = happenings(
+        [
+            (SERVER, event(0, "site_joined", site="hospital1")),
+            ("hospital1", event(1, "agent_started")),
+            ("hospital1", event(2, "unbounded_accepted", detail="a trial (accepted by Dr. A)")),
+            (SERVER, event(3, "run_finished")),
+            ("hospital1", event(4, "finished", detail="finished: answered 2 of 2 rounds")),
+        ]
+    )
+    assert [line.words for line in told] == [
+        "hospital1 joined",
+        "The agent of hospital1 took the run up",
+        "The policy of hospital1 accepts this run without a finite ε: a trial (accepted by Dr. A)",
+        "The run finished at the server",
+        "The agent of hospital1 was done: answered 2 of 2 rounds",
+    ]
+
+
 def test_a_kind_of_another_version_is_told_by_its_name():
     (line,) = happenings([("hospital2", event(0, "budget_refused", round=7, detail="cap reached"))])
     assert (line.words, line.notable) == ("hospital2, budget refused in round 7: cap reached", True)
@@ -120,6 +151,6 @@ def test_a_long_timeline_keeps_its_ends_and_its_disturbances():
     assert [line.words for line in shortened(lines)] == [
         "The server opened the run",
         "The server was restarted",
-        "The run finished",
+        "The run finished at the server",
     ]
     assert shortened(lines[:5]) == lines[:5]

@@ -143,7 +143,12 @@ class Contents:
         found = self.curve("clip_norm")
         best = headline.best_point(found.points, self.leading, "C", self.arm_summaries) if found else ""
         told = headline.findings(
-            self.arm_summaries, self.leading, self.targets, fixed_at=self.fixed_at, best_fixed=best
+            self.arm_summaries,
+            self.leading,
+            self.targets,
+            fixed_at=self.fixed_at,
+            best_fixed=best,
+            utility=self.utility_summaries,
         )
         privacy = headline.privacy_finding((*self.arms, *self.utility))
         return (*told, privacy) if privacy else told

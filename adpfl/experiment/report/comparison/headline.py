@@ -16,7 +16,10 @@ from adpfl.experiment.report.comparison.targets import (
     loss_doubt,
 )
 from adpfl.experiment.report.comparison.verdict import leaning
-from adpfl.experiment.report.words import TASKS, capital, count, joined, number
+from adpfl.experiment.report.words import TASKS, capital, count, joined, listed, number
+
+NOTHING_FOUND: Final = "No run of an arm has finished: there is nothing to compare yet."
+"""Stands where there is no finding."""
 
 _LEVEL: Final = 0.005
 """A relative difference that is called level: three decimals of a Dice hardly show it."""
@@ -28,12 +31,18 @@ _BEST_IS_OPTIMISTIC: Final = (
     "That best C was found by looking at held-out scores: the look costs privacy that no ε here counts, and "
     "the figure is optimistic. DP-FL's learning rate is FL's, so a small C also means small steps."
 )
+_FL_CAN_HAVE_IT_TOO: Final = (
+    "What a better start, several views or an average win lies in these differences, and FL can have it too: "
+    "a difference over FL is no gain from privacy."
+)
 
 
-def title(plan: ComparisonPlan, arms: Sequence[Setting]) -> str:
-    """The page's heading: which arms, on what."""
+def title(plan: ComparisonPlan, arms: Sequence[Setting], utility: Sequence[Setting] = ()) -> str:
+    """The page's heading: which arms, on what; or what was asked of an honest budget."""
     task = TASKS.get(plan.task, plan.task.replace("_", " ")).split(" in ")[0]
     labels = list(dict.fromkeys(setting.label for setting in arms))
+    if utility and len(labels) < 2:
+        return f"{capital(task)} at an honest budget"
     return f"{joined(labels)}: {task}" if labels else f"{capital(task)}, compared"
 
 
@@ -44,6 +53,7 @@ def findings(
     *,
     fixed_at: str = "",
     best_fixed: str = "",
+    utility: Sequence[SettingSummary] = (),
 ) -> tuple[str, ...]:
     """What the arms reached, how evenly, and whether that is what was aimed at.
 
@@ -53,6 +63,7 @@ def findings(
         aims: as `targets` found them.
         fixed_at: where DP-FL's threshold stands, in words.
         best_fixed: the best point of the curve over it, in words; empty without a curve.
+        utility: summaries of group `utility`.
     """
     by_arm = {summary.arm: summary for summary in reversed(arms)}
     by_key: dict[str, Target] = {aim.key: aim for aim in aims}
@@ -68,6 +79,8 @@ def findings(
     found += [_other(summary, metric) for summary in arms if summary.arm not in {"fl", "dp-fl", "adp-fl"}]
     if fl and adp_fl:
         found.append(_evenness(adp_fl, by_arm.get("dp-fl"), metric, by_key))
+    if utility:
+        found += [*(_other(summary, metric) for summary in utility), _FL_CAN_HAVE_IT_TOO]
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -79,7 +92,7 @@ def privacy_finding(settings: Sequence[Setting]) -> str:
     if not by_verdict:
         return ""
     told = [
-        f"{joined(labels)} {'has' if len(labels) == 1 else 'have'} {words}"
+        f"{listed(labels)} {'has' if len(labels) == 1 else 'have'} {words}"
         for words, labels in by_verdict.items()
     ]
     return (

@@ -8,7 +8,7 @@ from adpfl.experiment.report.comparison.contents import Contents
 from adpfl.experiment.report.comparison.csv_tables import TABLES, tables
 from adpfl.experiment.report.comparison.definitions import definitions
 from adpfl.experiment.report.comparison.guarantees import arm_privacy, caveats, privacy_columns, terms
-from adpfl.experiment.report.comparison.headline import title
+from adpfl.experiment.report.comparison.headline import NOTHING_FOUND, title
 from adpfl.experiment.report.comparison.settings import Setting
 from adpfl.experiment.report.comparison.table import Table, as_markdown, table
 from adpfl.experiment.report.privacy_words import Fact
@@ -17,12 +17,12 @@ from adpfl.experiment.report.privacy_words import Fact
 def report_markdown(contents: Contents) -> str:
     """The whole report."""
     plan = contents.comparison.plan
-    parts = [f"# {title(plan, contents.arms)}", provenance.run_sentence(contents)]
+    parts = [f"# {title(plan, contents.arms, contents.utility)}", provenance.run_sentence(contents)]
     if plan.data.synthetic:
         parts.append(f"**Synthetic images.** {data_words.SYNTHETIC}")
     if missing := provenance.unfinished(contents):
         parts += ["**Not all runs have a result.**", _items(missing)]
-    parts += ["## What was found", _items(contents.findings)]
+    parts += ["## What was found", _items(contents.findings) or NOTHING_FOUND]
     if contents.targets:
         parts.append(as_markdown(result_tables.targets_table(contents)))
     if contents.arms:

@@ -78,7 +78,7 @@ def render(contents: Contents) -> str:
 def _frame(contents: Contents) -> dict[str, Any]:
     plan, look = contents.comparison.plan, contents.look
     return {
-        "title": headline.title(plan, contents.arms),
+        "title": headline.title(plan, contents.arms, contents.utility),
         "plan": plan,
         "sentence": provenance.run_sentence(contents),
         "synthetic": data_words.SYNTHETIC if plan.data.synthetic else None,
@@ -122,6 +122,7 @@ def _results(contents: Contents) -> dict[str, Any]:
     arms = bool(contents.arms)
     return {
         "findings": contents.findings,
+        "nothing_found": headline.NOTHING_FOUND,
         "targets": contents.targets,
         "what_arms_are": provenance.what_arms_are(contents),
         "arms_table": result_tables.arms_table(contents) if arms else None,
@@ -172,7 +173,7 @@ def _runs(contents: Contents) -> dict[str, Any]:
         "groups_table": provenance.groups_table(contents),
         "versions": provenance.versions(contents),
         "cells_table": provenance.cells_table(contents),
-        "options": [Fact(name, value) for name, value in plan.options.items()],
+        "options": [Fact(name, value or "none") for name, value in plan.options.items()],
         "files": [
             *(Fact(name, TABLES[name]) for name in tables(contents)),
             Fact(RECORD_FILE, "every input and every figure of this page, as JSON"),

@@ -104,8 +104,8 @@ def utility_table(contents: Contents) -> Table:
     )
 
 
-def thresholds_table(contents: Contents) -> Table:
-    """Thresholds of every arm that clips, at every site, over the run that the charts show."""
+def thresholds_table(contents: Contents) -> Table | None:
+    """Thresholds of every arm that clips, at every site, over the run that the charts show; None of none."""
     groups = []
     for setting in contents.arms:
         rows = []
@@ -127,6 +127,8 @@ def thresholds_table(contents: Contents) -> Table:
             )
         if rows:
             groups.append(RowGroup(heading=setting.label, rows=tuple(rows)))
+    if not groups:
+        return None
     return Table(
         caption="Threshold C over the steps of the run shown, and how many of its gradients were longer.",
         columns=("Site", "First", "Lowest", "Highest", "Last", "Clipped"),

@@ -129,6 +129,12 @@ def test_a_real_browser_has_nothing_to_complain_of(browser, whole, width, dark):
     assert visit.content_width <= width
 
 
+def test_on_paper_an_outcome_keeps_its_colour(browser, whole):
+    asked = ("getComputedStyle(document.querySelector('.outcome'), '::before').printColorAdjust",)
+    visit = browser.visit(whole / "report.html", width=680, media="print", asked=asked)
+    assert visit.answers == ["exact"]
+
+
 def test_no_epsilon_stands_alone(page):
     for part in (
         "Honest ε",
@@ -150,9 +156,49 @@ def test_no_epsilon_stands_alone(page):
     assert "FL and ADP-FL have no finite guarantee; DP-FL has no meaningful guarantee" in top
 
 
+def test_an_infinite_epsilon_is_not_called_a_guarantee(page, builder):
+    assert "Only the honest ε is a bound, and an infinite one bounds nothing." in page.text
+    root = builder(rounds=2, seeds=1).arms("adp-fl").write()
+    alone = Page(rendered(root)).text
+    assert "None of them is a guarantee: an infinite honest ε bounds nothing." in alone
+
+
+def test_a_comparison_without_a_finished_arm_says_so_in_page_and_markdown(builder):
+    made = builder(rounds=2, seeds=1).arms("fl")
+    made.unfinished = {"arms-fl-s0"}
+    root = made.write()
+    write_comparison(root)
+    for name in ("report.html", "report.md"):
+        assert "No run of an arm has finished" in (root / name).read_text(encoding="utf-8")
+
+
 def test_the_simulation_is_not_passed_off_as_a_sites_consent(page):
     assert "simulated in one process" in page.text
     assert "Every site that trained here holds one" not in page.text
+
+
+def test_what_an_honest_budget_reached_is_among_the_findings(whole, builder):
+    contents = Contents(load_comparison(whole))
+    for summary in contents.utility_summaries:
+        (told,) = [one for one in contents.findings if one.startswith(f"{summary.label} reached ")]
+        assert f"{summary.figure(contents.leading).center.mean:.3f}" in told
+        assert told.endswith(" FL.")
+    assert any("no gain from privacy" in finding for finding in contents.findings)
+    made = builder(rounds=2, seeds=1).arms("fl", "adp-fl")
+    assert "no gain from privacy" not in Page(rendered(made.write())).text
+
+
+def test_a_comparison_of_budgets_is_not_headed_as_one_of_fl(builder):
+    made = builder(rounds=2, seeds=1).arms("fl").utility()
+    assert "Skin-lesion segmentation at an honest budget" in Page(rendered(made.write())).text
+
+
+def test_no_table_of_thresholds_is_offered_where_no_arm_clips(builder, page):
+    made = builder(rounds=2, seeds=1).arms("fl").utility()
+    alone = Page(rendered(made.write()))
+    assert "thresholds" in alone.sections
+    assert "The thresholds as a table" not in alone.text
+    assert "The thresholds as a table" in page.text
 
 
 def test_cells_without_a_result_are_named_with_their_reason(page):
