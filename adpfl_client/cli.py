@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.commandline import LogLevel, LogLevelOption, VersionOption, run_command
+from adpfl.tasks.registry import known_tasks
 from adpfl_client.ledger.ledger_cli import add_ledger
 from adpfl_client.operating.operator_cli import operate_app
 from adpfl_client.site_option import (
@@ -84,6 +85,38 @@ def _run_agent(config: "SiteConfig", *, until_finished: bool, log_level: LogLeve
         typer.echo(f"{outcome.run}: {outcome.summary}", err=outcome.status not in GOOD_ENDS)
     if any(outcome.status not in GOOD_ENDS for outcome in outcomes or ()):
         sys.exit(1)
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    site: SiteOption = None,
+    config: ConfigOption = None,
+    task: Annotated[
+        str,
+        typer.Option("--task", metavar="NAME", help=f"What its images are for: {', '.join(known_tasks())}."),
+    ] = "skin_lesion",
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Where they lie. Default: data/TASK.")
+    ] = None,
+) -> None:
+    """Write a commented site file to begin with.
+
+    It goes to sites/NAME.yaml, where --site finds it, or to --config FILE, and is never overwritten. Read it
+    before the agent starts: its policy is what this site allows.
+
+    Example: adpfl-client init --site hospital1 --task skin_lesion --data /data/isic
+    """
+    from adpfl.errors import ConfigError
+    from adpfl_client.operating.starter import write_starter
+
+    where = where_of(context, site, config)
+    if where.site is None:
+        raise ConfigError("--site is missing; give --site NAME, this site's name")
+    path = write_starter(where.site, where.config, task=task, data=data)
+    typer.echo(f"wrote {path}; read it, above all its policy")
+    by = f"--config {path}" if where.config else f"--site {where.site}"
+    typer.echo(f"next: adpfl-client enroll BUNDLE {by}, then adpfl-client check {by}")
 
 
 @app.command()
@@ -167,7 +200,9 @@ def check(context: typer.Context, site: SiteOption = None, config: ConfigOption 
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A site's configuration file.")],
 ) -> None:
-    """Say what is wrong with a configuration file, unknown tasks included.
+    """Say what is wrong with a site's file, or that it is ok.
+
+    Names of unknown tasks are found too.
 
     Example: adpfl-client check-config sites/hospital1.yaml
     """
@@ -194,12 +229,13 @@ def exclude(
         bool, typer.Option("--not-in-data", help="Exclude a name that no data folder holds.")
     ] = False,
 ) -> None:
-    """Exclude a patient who withdrew consent, from the next round on.
+    """Exclude a patient who withdrew consent, for good.
 
-    There is no way back, and a repeat changes nothing. What was released before stays released and charged.
-    The ledger records a keyed fingerprint, the reason and who decided; never the patient's name. The declared
-    number of patients stays, and the patient's place in it is left empty, so keep the images until every run
-    under way that declared the patient is over; then delete them.
+    It holds from the next round on. There is no way back, and a repeat changes nothing. What was released
+    before stays released and charged. The ledger records a keyed fingerprint, the reason and who decided;
+    never the patient's name. The declared number of patients stays, and the patient's place in it is left
+    empty, so keep the images until every run under way that declared the patient is over; then delete
+    them.
 
     Example: adpfl-client exclude ISIC_0012345 --reason "consent withdrawn" --by "Dr. Example"
     """
@@ -245,7 +281,7 @@ def approve(
         typer.echo(line)
     if by is not None:
         offer = approve_run(settings, run, by=by, digest=digest)
-        typer.echo(f"approved by {by}: plan {offer.plan_digest}")
+        typer.echo(f"approved by {by}: plan {offer.plan_digest}; the agent heeds it from its next start on")
 
 
 @app.command()
@@ -258,7 +294,9 @@ def leave(
     site: SiteOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """End this site's part in a run; what it has sent counts, and what it has spent stays spent.
+    """End this site's part in a run.
+
+    What it has sent counts, and what it has spent stays spent.
 
     The agent may be running: it stops training for the run at the next step, gives up what it had reserved,
     and tells the server, which no longer waits for the site. `adpfl-client join` takes it back.
@@ -279,7 +317,9 @@ def join(
     site: SiteOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take part again in a run that this site has left; policy and budget are checked anew.
+    """Take part again in a run that this site has left.
+
+    Policy and budget are checked anew.
 
     Example: adpfl-client join derm --site hospital1
     """

@@ -120,7 +120,10 @@ def find_site_config(site: str | None, config: Path | None) -> Path:
         if candidate.is_file():
             return candidate
     places = " or ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"--site is {site}; there is no {places}; name the file by --config")
+    raise ConfigError(
+        f"--site is {site}; there is no {places}; name the file by --config, or write "
+        f"one with: adpfl-client init --site {site}"
+    )
 
 
 def require_known_tasks(config: SiteConfig, *, source: str) -> None:

@@ -33,7 +33,7 @@ class RoleName(Enum):
 
 
 RoleOption = Annotated[RoleName, typer.Option("--role", help="site, operator or auditor.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(
     name="adpfl-server",
@@ -103,7 +103,9 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Make the consortium's certificate authority and the server's certificate.
+    """Found the consortium: its authority, the server's keys.
+
+    Makes a certificate authority and the server's certificate.
 
     Where there is no configuration yet, a commented one is written first. Keys are never overwritten. With
     --authority-certificate and --authority-key the consortium is founded on an authority that you bring,
@@ -184,7 +186,7 @@ def enroll(
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=365, help="How long the token works.")] = 7,
 ) -> None:
-    """Write the bundle with which one site, operator or auditor enrols.
+    """Write a bundle that enrols a site, operator or auditor.
 
     It holds addresses, certificates and a one-time token: send it like a password. An earlier bundle of the
     same holder stops working.
@@ -224,7 +226,9 @@ def revoke(
     config: ConfigOption = None,
     role: RoleOption = RoleName.site,
 ) -> None:
-    """Shut a site, operator or auditor out: its certificates and open tokens stop working now.
+    """Shut a site, operator or auditor out, now.
+
+    Its certificates and open tokens stop working.
 
     Calls and streams under way are ended by the running server within a second. Exit code 1 where the server
     has never heard of the holder.
@@ -255,7 +259,9 @@ def check_config(
         Path, typer.Argument(metavar="FILE", help="The configuration to check.")
     ] = DEFAULT_CONFIG,
 ) -> None:
-    """Say what is wrong with a configuration, or what it would serve; changes nothing.
+    """Say what is wrong with a configuration, or its runs.
+
+    Changes nothing.
 
     Says of each run what kind of privacy guarantee it has; each site computes the figures for itself.
 
@@ -306,7 +312,9 @@ def status(
         float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks of --watch.")
     ] = 2.0,
 ) -> None:
-    """Tell where a run stands: rounds, sites, who is missing and why, and what happened last.
+    """Tell where a run stands, and who is missing and why.
+
+    Its rounds, its sites, and what happened last.
 
     Example: adpfl-server status lesions-1 --watch
     """

@@ -124,6 +124,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         self._lookups: Admission[str] = Admission(limits)
         self._admission: Admission[Holder] = Admission(limits)
         self._told = SparseLog()
+        self._expected_told = SparseLog(level=logging.INFO)
         self._trouble_told = SparseLog(level=logging.ERROR)
         self._under_way: dict[asyncio.Task[Any], PeerCertificate] = {}
         self._dropped: set[asyncio.Task[Any]] = set()
@@ -240,7 +241,9 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # g
         who = str(peer.holder) if peer else None
         if isinstance(error, AdpflError) and not isinstance(error, STORAGE_ERRORS):
             code = status_of(error)
-            self._told.tell(
+            expected = isinstance(error, CallRefusedError) and error.expected
+            told = self._expected_told if expected else self._told
+            told.tell(
                 (who, call, code),
                 "call refused",
                 call=call,

@@ -236,7 +236,7 @@ class FederationService(rpc.FederationServicer):
     def _run_of(self, site: str, run: str) -> RunState:
         state = self._runner.states.get(run)
         if state is None:
-            raise CallRefusedError(Code.NOT_FOUND, f"there is no run {run}")
+            raise CallRefusedError(Code.NOT_FOUND, f"there is no run {run}", expected=True)
         if site not in state.plan.cohort.sites:
             raise CallRefusedError(Code.PERMISSION_DENIED, f"run {run} does not name site {site}")
         return state

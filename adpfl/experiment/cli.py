@@ -37,7 +37,7 @@ app = typer.Typer(
     epilog="Start with: adpfl demo",
 )
 data_app = typer.Typer(
-    help="Make data to try things on, and look through data that is there.",
+    help="Make data to try things on, and look data through.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
@@ -219,7 +219,7 @@ app.command(short_help="The honest epsilon of given noise.", epilog=EPSILON_EXAM
 app.command(short_help="The least noise that keeps a target epsilon.", epilog=CALIBRATE_EXAMPLE)(calibrate)
 app.command(short_help="Initial weights from generated images.", epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(short_help="Attack this installation's own privacy engine.", epilog=AUDIT_EXAMPLE)(audit)
-data_app.command(short_help="Generate dermoscopic photographs.", epilog=GENERATE_EXAMPLE)(generate)
+data_app.command(short_help="Generate photographs, CT or MRI with masks.", epilog=GENERATE_EXAMPLE)(generate)
 data_app.command(short_help="Look through a data folder, case by case.", epilog=CHECK_EXAMPLE)(check)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adpfl.errors import ConfigError, DataError
+from adpfl.tasks import registry
 
 if TYPE_CHECKING:
     from adpfl.data.folder_survey import Finder, FolderSurvey
@@ -22,7 +23,7 @@ def generate(
     *,
     folder: Annotated[Path, typer.Argument(help="Folder to make; must be absent or empty.")],
     task: Annotated[
-        str, typer.Option(help="Whose images: skin_lesion, kidney_tumor, brain_tumor.")
+        str, typer.Option(help=f"Whose images: {', '.join(registry.built_in_tasks())}.")
     ] = "skin_lesion",
     profile: Annotated[
         str | None, typer.Option(help="Which site's machines, patients and habits: A (the default) to D.")
@@ -55,7 +56,7 @@ def generate(
     chosen = profile or PROFILES[0]
     if chosen not in PROFILES:
         raise ConfigError(f"--profile is {profile!r}; must be one of {', '.join(PROFILES)}")
-    count = cases or (60 if task == "skin_lesion" else 16)
+    count = cases or (60 if task.startswith("skin_lesion") else 16)
     written = write_hospital(task, folder, chosen, cases=count, seed=seed)
     patients = len({case.patient for case in written})
     typer.echo(f"{folder}: {len(written)} images of {patients} patients, profile {chosen}, seed {seed}")
@@ -79,9 +80,7 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder in a layout that the task reads.")],
     task: Annotated[
         str,
-        typer.Option(
-            help="Whose data it is: skin_lesion, kidney_tumor, brain_tumor, or another installed task."
-        ),
+        typer.Option(help=f"Whose data it is: {', '.join(registry.known_tasks())}."),
     ],
     partition: Annotated[
         Path | None,
@@ -122,15 +121,14 @@ def check(
 def _finder(task: str) -> "Finder":
     """What finds a task's cases; that of a task from another package says what is wrong in one line."""
     from adpfl.data.folder_survey import FINDERS  # noqa: PLC0415 - help needs no numpy
-    from adpfl.tasks.registry import get_task, known_tasks  # noqa: PLC0415
 
     if task in FINDERS:
         return FINDERS[task]
-    if task not in known_tasks():
+    if task not in registry.known_tasks():
         raise ConfigError(
-            f"--task is {task!r}; must be one of {', '.join(sorted({*FINDERS, *known_tasks()}))}"
+            f"--task is {task!r}; must be one of {', '.join(sorted({*FINDERS, *registry.known_tasks()}))}"
         )
-    read = get_task(task).read
+    read = registry.get_task(task).read
     return lambda folder, *, with_masks: (read(folder, with_masks=with_masks), [])
 
 

@@ -9,6 +9,7 @@ import typer
 
 from adpfl.errors import ConfigError
 from adpfl.experiment.comparison.options import numbers
+from adpfl.tasks.registry import built_in_tasks
 
 EXAMPLE: Final = "Example: adpfl pretrain --task skin_lesion --output warm.safetensors"
 
@@ -17,7 +18,7 @@ _STATEMENT_LIMIT: Final = 300
 
 def pretrain(
     *,
-    task: Annotated[str, typer.Option(help="skin_lesion, kidney_tumor or brain_tumor.")] = "skin_lesion",
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(built_in_tasks())}.")] = "skin_lesion",
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     profiles: Annotated[
         str, typer.Option(help="Whose images to generate: letters of sites, separated by commas.")

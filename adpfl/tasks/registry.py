@@ -35,6 +35,11 @@ def known_tasks() -> tuple[str, ...]:
     return tuple(sorted(_registered()))
 
 
+def built_in_tasks() -> tuple[str, ...]:
+    """Names of the project's own tasks, whose images can be generated, sorted."""
+    return tuple(sorted(entry.name for entry in _BUILT_IN))
+
+
 def get_task(name: str) -> "Task":
     """The task of this name.
 

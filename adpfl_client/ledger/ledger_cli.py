@@ -34,7 +34,9 @@ def ledger(
         Path | None, typer.Option("--output", metavar="FILE", help="Where the statement is written.")
     ] = None,
 ) -> None:
-    """Show what this site has spent of its privacy budget, or export a signed statement of one run.
+    """Show what this site has spent of its privacy budget.
+
+    Or, with --statement, export a signed statement of one run.
 
     A statement holds unit, neighbouring relation, sampling, mechanism, threshold, steps and the honest
     epsilon, signed with the site's key; `adpfl-client verify --statement` checks it.
@@ -117,7 +119,7 @@ def acknowledge_clock(
     site: SiteOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Accept, on the record, that this machine's clock ran backwards.
+    """Accept, on the record, that the clock ran backwards.
 
     While the clock is more than five minutes behind the ledger's latest entry, nothing is spent and every run
     is refused. Set the clock right first. Where it was the earlier times that were wrong, this

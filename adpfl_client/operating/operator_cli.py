@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from adpfl_client.operating.operator_desk import Desk
 
-operate_app = typer.Typer(help="Steer and watch a server from afar, as its operator or auditor.")
+operate_app = typer.Typer(help="Steer and watch a server as its operator or auditor.")
 
 IdentityOption = Annotated[
     Path, typer.Option("--identity", metavar="DIR", help="Where the enrolled identity lies.")
@@ -34,7 +34,9 @@ def enroll(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="As `adpfl-server enroll` wrote it.")],
     identity: IdentityOption = DEFAULT_IDENTITY,
 ) -> None:
-    """Make an operator's or auditor's key and have the server certify it; may be repeated.
+    """Make an operator's or auditor's key and have it certified.
+
+    May be repeated.
 
     Example: adpfl-client operate enroll alice.bundle.json --identity alice
     """
@@ -99,7 +101,9 @@ def revoke(
     role: Annotated[RoleName, typer.Option(help="The role of the name.")] = RoleName.site,
     identity: IdentityOption = DEFAULT_IDENTITY,
 ) -> None:
-    """Shut a site, operator or auditor out; calls under way end at once.
+    """Shut a site, operator or auditor out.
+
+    Its calls under way end at once.
 
     Example: adpfl-client operate revoke hospital1 --identity alice
     """
@@ -113,7 +117,9 @@ def audit_log(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the log is kept, as JSON lines.")],
     identity: IdentityOption = DEFAULT_IDENTITY,
 ) -> None:
-    """Fetch the audit log into a file, and check that it continues what the file holds already.
+    """Fetch the audit log into a file, and check it against that.
+
+    The log must continue what the file holds already.
 
     Exit code 1 where the server's log was cut, changed or written anew since the last time.
 

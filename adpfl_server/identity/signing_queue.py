@@ -225,7 +225,8 @@ def export(
     )
     digest = write_carried(path, file)
     with transaction(database):
-        detail = f"{len(chosen)} requests, file {digest}"
+        count = len(chosen)
+        detail = f"{count} {'request' if count == 1 else 'requests'}, file {digest}"
         record(database, now, "requests_exported", detail=detail)
     return Exported(tuple(chosen), len(found) - len(chosen))
 

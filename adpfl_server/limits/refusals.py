@@ -22,9 +22,13 @@ class Code(Enum):
 class CallRefusedError(AdpflError):
     """A site's call contradicts the contract or the run's state; the message is for the site's operator."""
 
-    def __init__(self, code: Code, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, code: Code, message: str, *, retry_after_seconds: float | None = None, expected: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.expected = expected
+        """Whether an honest caller may ask so, as `adpfl-client check` does: no warning in the log."""
         self.retry_after_seconds = retry_after_seconds
         """When the same call may be made again; None where that is no question of time."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adpfl_server.config import ServerConfig
 
 Load = Callable[[typer.Context, Path | None], "ServerConfig"]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NEXT_STEPS = (
     "next: adpfl-server requests export FILE here, adpfl-server sign FILE where the authority's key is, "
     "adpfl-server requests import FILE here"
@@ -41,7 +41,9 @@ def add_certificates(app: typer.Typer, load: Load) -> None:
             typer.Option(metavar="HOST", help="A further name or address that sites dial; repeatable."),
         ] = None,
     ) -> None:
-        """Issue the server's next certificate, for the key that it has; a running server shows it at once.
+        """Renew the server's certificate, for the key it has.
+
+        A running server shows it at once.
 
         Its names are those of the configuration's public addresses and of --host. Sites notice nothing. Where
         the authority's key is kept offline, this asks for its signature; the old certificate stays till then.
@@ -68,7 +70,9 @@ def add_certificates(app: typer.Typer, load: Load) -> None:
         config: ConfigOption = None,
         as_json: JsonOption = False,  # noqa: FBT002 - a flag
     ) -> None:
-        """List who holds a certificate, until when, who was shut out, and what waits for a signature.
+        """List who holds a certificate, and until when.
+
+        Who was shut out stands there too, and what waits for a signature.
 
         Example: adpfl-server certificates
         """
@@ -84,7 +88,7 @@ def add_requests(app: typer.Typer, load: Load) -> None:
 
     @requests_app.command("list")
     def list_requests(context: typer.Context, config: ConfigOption = None) -> None:
-        """Show each request that waits for a signature, with its key's fingerprint.
+        """Show each request that waits, with its key's fingerprint.
 
         Example: adpfl-server requests list
         """
@@ -131,7 +135,9 @@ def add_requests(app: typer.Typer, load: Load) -> None:
         file: Annotated[Path, typer.Argument(metavar="FILE", help="As `adpfl-server sign` wrote it.")],
         config: ConfigOption = None,
     ) -> None:
-        """Take the certificates that the authority signed; each is checked against the request that waits.
+        """Take the certificates that the authority signed.
+
+        Each is checked against the request that waits.
 
         Sites get theirs when they ask again; a running server shows its own at once. What does not fit its
         request is refused by name, and the exit code is then 1.
@@ -164,7 +170,7 @@ def add_authority(app: typer.Typer) -> None:
             str, typer.Option(metavar="NAME", help="Stands in every certificate.")
         ] = "adpfl consortium",
     ) -> None:
-        """Make the consortium's authority on a machine that stays offline.
+        """Make the authority, on a machine that stays offline.
 
         Carry DIR/ca.pem to the server: adpfl-server init --offline-authority ca.pem. DIR/ca.key stays.
 
@@ -194,7 +200,9 @@ def add_authority(app: typer.Typer) -> None:
         *,
         yes: Annotated[bool, typer.Option("--yes", help="Sign every request without asking.")] = False,
     ) -> None:
-        """Sign requests, on the machine that keeps the authority's key; needs no configuration.
+        """Sign requests, where the authority's key is.
+
+        Needs no configuration.
 
         Each request is shown with whom its certificate will name and its key's fingerprint, which its holder
         reads out to you. What you do not agree to is left out, and goes on waiting at the server. The exit

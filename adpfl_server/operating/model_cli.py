@@ -33,7 +33,9 @@ def init_model(
         typer.Option("--output", "-o", metavar="FILE", help="Default: where the server looks for it."),
     ] = None,
 ) -> None:
-    """Make a run's initial weights from its seed; the daemon does so by itself where they are absent.
+    """Make a run's initial weights from its seed.
+
+    The daemon does so by itself where they are absent, if torch is installed.
 
     Example: adpfl-server init-model lesions-1
     """
@@ -62,7 +64,9 @@ def verify_store(
         ),
     ] = None,
 ) -> None:
-    """Read the database and every stored chunk, and name what is damaged; the daemon may be running.
+    """Read all that is stored, and name what is damaged.
+
+    The database and every chunk; the daemon may be running.
 
     With --restore, damaged and missing chunks are put back where the file has them; a waiting run goes on by
     itself. Exit code 1 where something is damaged still.
@@ -104,7 +108,9 @@ def export(
         typer.Option("--validation", metavar="DIR", help="Public images and masks to score models on."),
     ] = None,
 ) -> None:
-    """Write a run's global model: what it publishes so far, or the one that the options name.
+    """Write a run's global model to a file or a folder.
+
+    What the run publishes so far, or the model that the options name.
 
     --best scores every kept model (`keep_models`) on a public folder, and writes a table of all scores beside
     the best one. The folder must be public: scores of private images are not charged to any budget.

@@ -34,7 +34,9 @@ def add_controls(app: typer.Typer, load: Callable[[Path | None, typer.Context], 
     def pause(
         context: typer.Context, run: RunArgument, reason: ReasonOption = "", config: ConfigOption = None
     ) -> None:
-        """Let no further round of a run open; the open one may still close.
+        """Let no further round of a run open.
+
+        The open one may still close.
 
         Example: adpfl-server pause lesions-1 --reason "scanner replaced at hospital2"
         """
@@ -58,7 +60,9 @@ def add_controls(app: typer.Typer, load: Callable[[Path | None, typer.Context], 
     def cancel(
         context: typer.Context, run: RunArgument, reason: ReasonOption = "", config: ConfigOption = None
     ) -> None:
-        """End a run for good; what was not aggregated never will be.
+        """End a run for good.
+
+        What was not aggregated never will be.
 
         Example: adpfl-server cancel lesions-1 --reason "wrong labels at hospital3"
         """
@@ -69,7 +73,7 @@ def add_controls(app: typer.Typer, load: Callable[[Path | None, typer.Context], 
 
 def add_audit_log(app: typer.Typer, load: Callable[[Path | None, typer.Context], "ServerConfig"]) -> None:
     """Add `audit-log show | verify | export`; arguments as for `add_controls`."""
-    log_app = typer.Typer(help="The hash-chained record of who was let in and what was done to runs.")
+    log_app = typer.Typer(help="The hash-chained record of what was done, and by whom.")
     app.add_typer(log_app, name="audit-log")
 
     @log_app.command()
@@ -98,7 +102,9 @@ def add_audit_log(app: typer.Typer, load: Callable[[Path | None, typer.Context],
         ] = None,
         config: ConfigOption = None,
     ) -> None:
-        """Recompute the chain; exit 1 where an entry was changed, added or removed.
+        """Recompute the chain; exit 1 where an entry was tampered with.
+
+        An entry that was changed, added or removed shows.
 
         A log that was cut at its end shows only against an earlier export: keep one where the server's
         administrator cannot change it.
@@ -128,7 +134,9 @@ def add_audit_log(app: typer.Typer, load: Callable[[Path | None, typer.Context],
         out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
         config: ConfigOption = None,
     ) -> None:
-        """Write the verified log as JSON lines, ended by its head and the server's signature of it.
+        """Write the verified log as JSON lines, signed by the server.
+
+        Its last line is the head of the chain with the server's signature of it.
 
         Example: adpfl-server audit-log export march.jsonl
         """

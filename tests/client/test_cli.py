@@ -10,7 +10,7 @@ import yaml
 
 from adpfl_client import cli
 
-COMMANDS = ["enroll", "check", "check-config", "ledger", "verify", "models", "predict"]
+COMMANDS = ["init", "enroll", "check", "check-config", "ledger", "verify", "models", "predict"]
 
 
 @pytest.fixture
@@ -203,3 +203,23 @@ def test_receipts_of_another_server_are_refused(
     code, _, err = type_command("verify", "--config", config_file)
     assert code == 1
     assert "signature" in err
+
+
+def test_init_writes_a_site_file_that_the_next_commands_find(type_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = type_command("check", "--site", "hospital1")
+    assert (code, "adpfl-client init --site hospital1" in err) == (2, True)
+    code, out, _ = type_command("init", "--site", "hospital1", "--task", "kidney_tumor", "--data", "ct")
+    assert code == 0
+    assert "next: adpfl-client enroll BUNDLE --site hospital1, then" in out
+    code, out, _ = type_command("check-config", "sites/hospital1.yaml")
+    assert (code, out) == (0, "sites/hospital1.yaml: ok, site hospital1, data for kidney_tumor\n")
+    code, _, err = type_command("init", "--site", "hospital1")
+    assert (code, err) == (
+        2,
+        "error: sites/hospital1.yaml: exists already; a site's file is never overwritten\n",
+    )
+    code, _, err = type_command("init")
+    assert (code, "--site is missing" in err) == (2, True)
+    code, out, _ = type_command("init", "--site", "hospital2", "--config", "second.yaml")
+    assert "next: adpfl-client enroll BUNDLE --config second.yaml, then" in out

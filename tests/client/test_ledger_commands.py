@@ -313,7 +313,9 @@ def test_a_run_waits_for_approval_and_then_begins(
     assert make_plan().digest() in shown.output
     other = command("approve", "derm", "--by", "Dr. Ada", "--digest", "0" * 64)
     assert isinstance(other.exception, ConfigError)
-    assert command("approve", "derm", "--by", "Dr. Ada").exit_code == 0
+    done = command("approve", "derm", "--by", "Dr. Ada")
+    assert done.exit_code == 0
+    assert done.stdout.endswith("; the agent heeds it from its next start on\n")
     with open_agent(strict) as agent:
         (finished,) = agent.work(until_finished=True)
     assert finished.status == "finished"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import adpfl.experiment.cli
 import adpfl_client.cli
 import adpfl_server.cli
+from adpfl.tasks.registry import known_tasks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,3 +70,35 @@ def test_a_shown_command_exists(page, line):
 )
 def test_a_wrong_one_is_seen(line):
     assert unknown_part(line) is not None
+
+
+def groups_of(command, *words):
+    """The words that lead to each group of subcommands, the command itself first."""
+    if not hasattr(command, "commands"):
+        return []
+    inner = [groups_of(part, *words, name) for name, part in command.commands.items()]
+    return [words, *(group for groups in inner for group in groups)]
+
+
+GROUPS = [(name, words) for name, app in APPS.items() for words in groups_of(typer.main.get_command(app))]
+
+
+@pytest.mark.parametrize(("name", "words"), GROUPS, ids=str)
+def test_no_short_help_is_cut_on_a_narrow_terminal(name, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(APPS[name], [*words, "--help"])
+    assert shown.exit_code == 0
+    listed = shown.output.partition("Commands:")[2].splitlines()
+    assert len(listed) > 1
+    assert [line for line in listed if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("line", ["data generate", "data check", "compare", "sweep", "pretrain"])
+def test_the_help_of_a_task_names_every_task(line):
+    shown = CliRunner().invoke(APPS["adpfl"], [*line.split(), "--help"])
+    assert [task for task in known_tasks() if task not in shown.output] == []
+
+
+def test_the_sites_first_file_may_be_for_every_task():
+    shown = CliRunner().invoke(APPS["adpfl-client"], ["init", "--help"])
+    assert [task for task in known_tasks() if task not in shown.output] == []

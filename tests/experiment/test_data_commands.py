@@ -222,7 +222,7 @@ def test_masks_are_painted_with_their_hospitals(tmp_path):
     ("options", "message"),
     [
         (["--profile", "Z"], "--profile is 'Z'; must be one of A, B, C, D"),
-        (["--task", "lung"], "'lung'; must be one of skin_lesion"),
+        (["--task", "lung"], "'lung'; must be one of brain_tumor, brain_tumor_presence, "),
         (["--masks", "m.npz"], "--masks goes with --task kidney_tumor"),
         (["--masks", "m.npz", "--task", "kidney_tumor", "--profile", "A"], "without --profile"),
     ],

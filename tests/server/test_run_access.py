@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from adpfl.wire import messages, transfers
 
@@ -67,3 +68,11 @@ def test_a_site_of_the_run_is_not_refused_for_being_a_stranger(joined, calls, me
     refused = nullcontext() if announced else pytest.raises(grpc.RpcError, match="was not announced")
     with refused:
         calls[method](joined[1].stub, method, "demo")
+
+
+@pytest.mark.parametrize(("run", "level"), [("other", "info"), ("demo", "warning")])
+def test_the_log_warns_of_a_foreign_run_and_not_of_a_question_about_none(running, calls, run, level):
+    stranger = running.caller("hospital9")
+    with capture_logs() as logs, pytest.raises(grpc.RpcError):
+        calls["NextTask"](stranger.stub, "NextTask", run)
+    assert [line["log_level"] for line in logs if line["event"] == "call refused"] == [level]

@@ -33,7 +33,8 @@ def write_hospital(task: str, folder: Path, profile: str, *, cases: int, seed: i
     """
     imaged = task.removesuffix("_presence")
     if imaged not in _WRITERS:
-        raise ConfigError(f"the task of synthetic images is {task!r}; must be one of {', '.join(_WRITERS)}")
+        known = sorted([*_WRITERS, *(f"{name}_presence" for name in _WRITERS)])
+        raise ConfigError(f"the task of synthetic images is {task!r}; must be one of {', '.join(known)}")
     return _WRITERS[imaged](folder, profile, cases, seed)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 import typer
 
 from adpfl.errors import ConfigError
+from adpfl.tasks.registry import built_in_tasks
 
 if TYPE_CHECKING:
     from adpfl.experiment.comparison.choices import Choices
@@ -67,7 +68,7 @@ class BackendOption(StrEnum):
 class SharedOptions:
     """The options that both commands have: a field's annotation is the option, its default the option's."""
 
-    task: Annotated[str, typer.Option(help="skin_lesion, kidney_tumor or brain_tumor.")] = "skin_lesion"
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(built_in_tasks())}.")] = "skin_lesion"
     data: Annotated[
         Path | None, typer.Option(help="Folder of real images to deal to the sites; generated ones without.")
     ] = None

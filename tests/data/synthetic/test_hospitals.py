@@ -14,6 +14,7 @@ from adpfl.data.skin_layouts import read_skin_folder
 from adpfl.data.synthetic import ct_sites, dermoscopy_sites, mri_sites
 from adpfl.data.synthetic.hospitals import PROFILES, is_generated, write_hospital
 from adpfl.errors import ConfigError
+from adpfl.tasks.registry import built_in_tasks
 
 READERS: dict[str, Callable[[Path], list[Case]]] = {
     "skin_lesion": read_skin_folder,
@@ -47,5 +48,5 @@ def test_real_cases_are_not_taken_for_generated(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'lung'; must be one of skin_lesion, kidney_tumor, brain_tumor"):
+    with pytest.raises(ConfigError, match=f"'lung'; must be one of {', '.join(built_in_tasks())}$"):
         write_hospital("lung", tmp_path / "x", "A", cases=1, seed=0)

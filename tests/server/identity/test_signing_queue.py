@@ -238,7 +238,7 @@ def test_an_export_holds_what_waits_and_can_be_repeated(database, issue, ask, au
     assert [one.request_der for one in exported.requests] == [request]
     assert exported.left == 0
     (*_, last) = entries(database)
-    assert last.detail == f"1 requests, file {sha256_hex(path.read_bytes())}"
+    assert last.detail == f"1 request, file {sha256_hex(path.read_bytes())}"
 
 
 @pytest.mark.parametrize("padding", [0, 7_000])
