@@ -215,6 +215,8 @@ def enroll(
     path = output or Path(f"{name}.bundle.json")
     write_bundle(path, bundle)
     typer.echo(f"wrote {path}; it works once, until {token.expires_at:%Y-%m-%d %H:%M UTC}")
+    if token.ended:
+        typer.echo(f"note: the earlier bundle of {name}, which nobody has used, works no longer")
     if role is RoleName.site and not any(name in entry.cohort.sites for entry in settings.runs):
         typer.echo(f"note: no run of the configuration names {name} yet")
 

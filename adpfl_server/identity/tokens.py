@@ -34,6 +34,8 @@ class IssuedToken:
     holder: Holder
     expires_at: datetime
     token: str = field(repr=False)
+    ended: bool = False
+    """Whether an earlier token, which could still have been used, ended by it."""
 
 
 def issue_token(
@@ -55,6 +57,11 @@ def issue_token(
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = now + lifetime
     with transaction(database):
+        unused = database.execute(
+            "SELECT 1 FROM enrollment_tokens WHERE role = ? AND name = ? AND used_at IS NULL "
+            "AND ended_at IS NULL AND expires_at > ?",
+            (holder.role, holder.name, now.timestamp()),
+        ).fetchone()
         end_tokens(database, holder, now)
         database.execute(
             "INSERT INTO enrollment_tokens (token_sha256, role, name, issued_at, expires_at) "
@@ -68,7 +75,7 @@ def issue_token(
             ),
         )
         record(database, now, "token_issued", subject=holder, detail=f"works until {time_text(expires_at)}")
-    return IssuedToken(holder=holder, expires_at=expires_at, token=token)
+    return IssuedToken(holder=holder, expires_at=expires_at, token=token, ended=unused is not None)
 
 
 def bundle_for(

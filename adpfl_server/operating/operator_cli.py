@@ -155,6 +155,8 @@ def _control(settings: "ServerConfig", run: str, control: "RunControl", reason: 
     from adpfl_server.rounds.steering import outcome, want
 
     database = _database(settings)
+    if database.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is None:
+        settings.entry(run)  # neither begun nor planned: no daemon would ever settle the command
     sequence = want(database, run, control, reason, time.time())
     told = outcome(database, sequence)
     unanswered = (

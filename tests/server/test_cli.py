@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adpfl_server.storage.database import open_database
+from adpfl_server.store import DATABASE_FILE
+from tests.server.enrolling import rows
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -159,6 +163,22 @@ def test_questions_before_the_first_start_are_answered(initialised):
 
 def test_an_unknown_run_is_named(initialised):
     assert "has no run other" in one_line(initialised("init-model", "other"), 2)
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "cancel"])
+def test_a_command_for_a_run_that_is_nowhere_is_not_left_for_the_next_daemon(initialised, tmp_path, command):
+    open_database(tmp_path / "state" / DATABASE_FILE).close()
+    assert "runs has no run other" in one_line(initialised(command, "other"), 2)
+    assert rows(open_database(tmp_path / "state" / DATABASE_FILE), "controls") == []
+
+
+def test_a_second_bundle_says_that_the_first_works_no_longer(initialised):
+    assert "works no longer" not in initialised("enroll", "hospital1").stdout
+    assert (
+        "the earlier bundle of hospital1, which nobody has used, works no longer"
+        in initialised("enroll", "hospital1").stdout
+    )
+    assert "works no longer" not in initialised("enroll", "hospital1", "--role", "operator").stdout
 
 
 def test_the_configuration_may_stand_before_or_after_the_subcommand(initialised, tmp_path):
