@@ -40,6 +40,7 @@ def next_steps(record: JoinedRecord) -> tuple[NextStep, ...]:
                 "adpfl-server check-config server.yaml",
                 "adpfl-server enroll hospital1 --config server.yaml",
                 "adpfl-server --config server.yaml",
+                "adpfl-client init --site hospital1",
                 "adpfl-client enroll hospital1.bundle.json --site hospital1",
                 "adpfl-client check --site hospital1",
                 "adpfl-client --site hospital1",
