@@ -93,6 +93,24 @@ def test_the_daemons_never_import_each_other():
             assert room(imported) != other.get(str(room(name)), ""), f"{name} imports {imported}"
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports for types alone count: who must be named to be used is depended on."""
+    names = {name for name, _ in modules()}
+    left = {
+        name: {
+            target
+            for imported in imports(path)
+            for target in ({imported, imported.rpartition(".")[0]} & names)
+            if target != name
+        }
+        for name, path in modules()
+    }
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
 def loaded_after_importing(names: list[str], blocked: tuple[str, ...] = ()) -> set[str]:
     program = (
         "import sys, importlib\n"

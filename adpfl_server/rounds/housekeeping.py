@@ -8,30 +8,55 @@ damaged and waits, looking again every `LOOK_SECONDS`, until somebody has put it
 """
 
 import asyncio
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from adpfl.federated.run_events import StorageDamaged, StorageMended, UpdateDamaged
+from adpfl.federated.run_events import Event, StorageDamaged, StorageMended, UpdateDamaged
 from adpfl.federated.run_state import RunState
 from adpfl.wire.chunks import Manifest
 from adpfl_server.storage.blobs import BlobFolder
 from adpfl_server.storage.trouble import STORAGE_ERRORS, DamagedChunkError, storage_reason
-
-if TYPE_CHECKING:
-    from adpfl_server.runner import Runner
+from adpfl_server.store import Store
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what is damaged, and between two attempts to collect."""
 
+Result = TypeVar("Result")
 _log = structlog.get_logger()
+
+
+class Household(Protocol):
+    """What is kept in order: a runner, as far as its housekeeping has to do with it."""
+
+    store: Store
+    stopping: asyncio.Event
+
+    @property
+    def states(self) -> Mapping[str, RunState]:
+        """The newest stored state of every served run."""
+
+    async def advance(self, run: str, event: Event) -> Any:
+        """Tell the coordinator."""
+
+    async def in_database(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function in the database thread."""
+
+    async def in_files(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function that hashes, reads or writes bulk data."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
+        """Begin a task."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, not beyond the stop."""
 
 
 class Housekeeping:
     """Of one runner's runs."""
 
-    def __init__(self, runner: "Runner", keep_models: int) -> None:
+    def __init__(self, runner: Household, keep_models: int) -> None:
         """Prepare; `start` begins the work.
 
         Args:
