@@ -56,7 +56,7 @@ def serve(
 
     Without a subcommand this is the daemon: it serves the runs of the configuration to the enrolled sites
     until it is stopped. SIGTERM ends it cleanly; after a crash the next start goes on where the last one was.
-    Exit code 0: stopped; 1: it cannot start; 2: bad usage or configuration.
+    Exit code 0: stopped; 1: it cannot start or go on; 2: bad usage or configuration.
 
     Example: adpfl-server --config server.yaml
     """

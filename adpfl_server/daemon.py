@@ -93,7 +93,8 @@ def serve(config: ServerConfig, config_path: Path) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
     Raises:
-        AdpflError: something stands in the way of a start; nothing was served.
+        AdpflError: something stands in the way of a start, and nothing was served; or work failed that the
+            runs need, and the server stopped as if it had been told to.
     """
     settle_allocator()
     with _only_server(config.state_dir):
@@ -121,12 +122,21 @@ async def _serve(config: ServerConfig, config_path: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await daemon.start()
-        await stop.wait()
+        await _first_of(stop, daemon.runner.broken)
         _log.info("stopping")
         await daemon.stop()
         _log.info("stopped")
+        if daemon.runner.broken.is_set():
+            raise StateError("background work that every run needs has failed; the log says why")
     finally:
         store.close()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 class Daemon:
@@ -192,11 +202,11 @@ class Daemon:
         except STORAGE_ERRORS as error:
             raise StateError(f"the runs cannot be prepared: {storage_reason(error)}") from error
         self.runner.start()
-        self.runner.spawn(self._steering.watch())
+        self.runner.spawn(self._steering.watch(), vital=True)
         await self._main.start()
         await self._enrollment.start()
         await self._storage_health.look()
-        self.runner.spawn(self._storage_health.watch())
+        self.runner.spawn(self._storage_health.watch(), vital=True)
         self.runner.spawn(DescriptorWatch(self._descriptors).watch(self.runner.stopping))
         _log.info(
             "serving",

@@ -76,6 +76,8 @@ class Runner:
         self.clock = clock
         self.book = RunBook(store, clock, self._stored)
         self.stopping = asyncio.Event()
+        self.broken = asyncio.Event()
+        """Work failed that no run can do without; the daemon ends, and says so."""
         self._runs_folder = runs_folder
         self.site_silence_seconds = site_silence_seconds
         """A site unheard for so long is no longer waited for."""
@@ -129,8 +131,8 @@ class Runner:
                 self._perform(run, action)
         self._record_due.set()
         self.housekeeping.start()
-        self.spawn(self._watch_clock())
-        self.spawn(self._write_records())
+        self.spawn(self._watch_clock(), vital=True)
+        self.spawn(self._write_records(), vital=True)
 
     async def stop(self) -> None:
         """Finish what is under way, write the records, end the threads."""
@@ -329,14 +331,22 @@ class Runner:
         except TimeoutError:
             return
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run background work that ends soon after `stopping` is set; its failure is logged."""
+    def spawn(self, work: Coroutine[Any, Any, None], *, vital: bool = False) -> None:
+        """Run background work that ends soon after `stopping` is set; its failure is logged.
+
+        Args:
+            work: to do.
+            vital: whether the server is `broken` without it: one whose deadlines no longer pass, or whose
+                damage nobody looks for, would look alive for days.
+        """
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, vital=vital))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], *, vital: bool) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("background work failed", exc_info=error)
+            if vital:
+                self.broken.set()

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
+from adpfl.errors import AdpflError
 from adpfl.federated.run_events import Event, StorageDamaged, StorageMended, UpdateDamaged
 from adpfl.federated.run_state import RunState
 from adpfl.wire.chunks import Manifest
@@ -46,8 +47,8 @@ class Household(Protocol):
     async def in_files(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function that hashes, reads or writes bulk data."""
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
-        """Begin a task."""
+    def spawn(self, work: Coroutine[Any, Any, None], *, vital: bool = False) -> Any:
+        """Begin a task; the server ends where a vital one fails."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait, not beyond the stop."""
@@ -72,7 +73,7 @@ class Housekeeping:
 
     def start(self) -> None:
         """Look at every run's newest model once, and at damaged ones until they are whole."""
-        self._runner.spawn(self._watch())
+        self._runner.spawn(self._watch(), vital=True)
 
     def suspect(self) -> None:
         """Something that a run needs may be damaged: look soon."""
@@ -154,7 +155,7 @@ class Housekeeping:
             for run in sorted(due):
                 try:
                     await self.examine(run, updates=False)
-                except STORAGE_ERRORS as error:
+                except (*STORAGE_ERRORS, AdpflError) as error:  # a row may be damaged as well as a chunk
                     _log.error("stored models cannot be read", run=run, reason=storage_reason(error))
                     self._suspects.add(run)
             if due:  # a fetch that fails again and again must not have everything read again and again

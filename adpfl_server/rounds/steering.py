@@ -163,7 +163,7 @@ class Steering:
     async def _unless_storage_fails(self, look: Callable[[], Awaitable[None]]) -> None:
         try:
             await look()
-        except STORAGE_ERRORS as error:
+        except (*STORAGE_ERRORS, AdpflError) as error:  # a file of the authority may be damaged, too
             _log.error("operators' commands cannot be looked up now", reason=storage_reason(error))
 
     async def _apply_wanted(self) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from adpfl.errors import IntegrityError
+from adpfl.errors import AdpflError, IntegrityError
 
 
 class DamagedChunkError(IntegrityError):
@@ -42,7 +42,7 @@ def probe(state_dir: Path) -> None:
 
 def storage_reason(error: Exception) -> str:
     """One line for the server's log: the system's reason, with the file where there is one."""
-    if isinstance(error, DamagedChunkError):
+    if isinstance(error, AdpflError):
         return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -22,9 +22,10 @@ from structlog.testing import capture_logs
 from adpfl.errors import ConfigError, IntegrityError, ModelMismatchError, StateError
 from adpfl.wire.messages import NextTaskRequest, TaskKind
 from adpfl.wire.receipts import verify_receipt
-from adpfl_server.daemon import SERVICE_NAME
+from adpfl_server.daemon import SERVICE_NAME, serve
 from adpfl_server.operating.overview import open_store
 from adpfl_server.store import DATABASE_FILE
+from tests.server.patience import eventually
 
 ROOT = Path(__file__).parents[2]
 SITES = ("hospital1", "hospital2", "hospital3")
@@ -437,3 +438,39 @@ def test_the_daemon_never_loads_torch():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "adpfl_server.rounds.silence.Silence.look",
+        "adpfl_server.rounds.housekeeping.Housekeeping.examine",
+        "adpfl_server.rounds.steering.Steering._apply_wanted",
+    ],
+)
+def test_a_server_without_work_that_its_runs_need_ends_and_says_so(consortium, monkeypatch, work):
+    """Deadlines that no longer pass would look like a run that waits."""
+
+    def broken(*_, **__):
+        raise RuntimeError("a mistake")
+
+    config = consortium.configure()
+    monkeypatch.setattr("adpfl_server.daemon.settle_allocator", lambda: None)  # this process is no server
+    monkeypatch.setattr(work, broken)
+    with capture_logs() as logs, pytest.raises(StateError, match="background work that every run needs"):
+        serve(config, consortium.config_path)
+    events = [line["event"] for line in logs]
+    assert events.index("background work failed") < events.index("stopping") < events.index("stopped")
+
+
+def test_a_row_that_cannot_be_read_is_said_and_ends_nothing(consortium, monkeypatch):
+    async def damaged(*_, **__):
+        raise IntegrityError("manifest: not canonical")
+
+    monkeypatch.setattr("adpfl_server.rounds.housekeeping.Housekeeping.examine", damaged)
+    with capture_logs() as logs:
+        runner = consortium.start().daemon.runner
+        eventually(lambda: any(line["event"] == "stored models cannot be read" for line in logs))
+        consortium.caller("hospital1").enter("0")
+        assert not runner.broken.is_set()
+    assert [line["reason"] for line in logs if "reason" in line] == ["manifest: not canonical"]
